@@ -1,0 +1,72 @@
+//! What the network is asked to do.
+
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::oneshot;
+
+use super::{Connected, NetworkView, NodeError, PeerView, Pong};
+
+/// Answer channel of a command. The task ignores a caller that went away.
+pub(crate) type Reply<T> = oneshot::Sender<T>;
+
+/// A request to the task that owns the swarm. Handled in order.
+#[derive(Debug)]
+pub enum Command {
+    /// Connect; answers at once when connected already.
+    Connect(DialTarget, Reply<Result<Connected, NodeError>>),
+    /// Close all connections to a peer; answers how many there were.
+    Disconnect(PeerId, Reply<u32>),
+    /// Measure the round trip over the best connection, dialling if needed.
+    Ping(PeerId, Reply<Result<Pong, NodeError>>),
+    /// What the address book says of a peer; replaces what was said before.
+    SetPolicy(PeerId, PeerPolicy),
+    /// Whether messages wait for a peer: if so it is dialled until connected.
+    Want(PeerId, bool),
+    /// The state of the network.
+    View(Reply<NetworkView>),
+    /// The state of one peer.
+    ViewPeer(PeerId, Reply<Option<PeerView>>),
+    /// Open no more links or connections; those open stay.
+    Drain,
+}
+
+/// Whom to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DialTarget {
+    /// A peer, over the addresses known.
+    Peer(PeerId),
+    /// A peer over this address, which was stripped of its /p2p part.
+    Address(PeerId, Multiaddr),
+}
+
+impl DialTarget {
+    /// The peer to reach.
+    #[must_use]
+    pub fn peer(&self) -> PeerId {
+        match self {
+            Self::Peer(peer) | Self::Address(peer, _) => *peer,
+        }
+    }
+}
+
+/// How a peer is to be treated, from the address book.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerPolicy {
+    /// Whether it is trusted.
+    pub standing: Standing,
+    /// Keep connected.
+    pub pinned: bool,
+    /// Addresses to try, best first, without /p2p part.
+    pub addresses: Vec<Multiaddr>,
+}
+
+/// The place of a peer in the address book.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Not in the book, or known only: counted against the limit of untrusted
+    /// connections; no link is opened to it.
+    Stranger,
+    /// Links are opened to it, connections bypass the limit of untrusted.
+    Trusted,
+    /// Never connected.
+    Blocked,
+}

@@ -1,0 +1,64 @@
+//! Why the network could not do what it was asked.
+
+use std::fmt;
+
+use libp2p::{Multiaddr, PeerId};
+
+/// Why a command failed.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum NodeError {
+    /// The peer id is this node's own.
+    #[error("{0} is this node itself")]
+    Myself(PeerId),
+    /// The address book says no.
+    #[error("peer {0} is blocked; `p2p-node peer add {0}` unblocks it")]
+    Blocked(PeerId),
+    /// Nothing to dial.
+    #[error(
+        "no address is known for peer {0}; give one with `p2p-node connect MULTIADDR` or `p2p-node peer add {0} --address MULTIADDR`"
+    )]
+    NoAddress(PeerId),
+    /// Every address failed.
+    #[error("peer {peer} cannot be reached: {}", list(attempts))]
+    Unreachable {
+        /// The peer.
+        peer: PeerId,
+        /// What was tried.
+        attempts: Vec<DialAttempt>,
+    },
+    /// A limit of this node stood in the way.
+    #[error("{0}")]
+    Limit(String),
+    /// The peer is connected and did not answer.
+    #[error("peer {0} did not answer the ping: {1}")]
+    NoPong(PeerId, String),
+    /// Time ran out.
+    #[error("no answer from peer {0} in time")]
+    Timeout(PeerId),
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    Closed,
+}
+
+/// One address tried, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DialAttempt {
+    /// The address; none when the dial failed before one was tried.
+    pub address: Option<Multiaddr>,
+    /// For a person.
+    pub cause: String,
+}
+
+impl fmt::Display for DialAttempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            Some(address) => write!(f, "{address}: {}", self.cause),
+            None => f.write_str(&self.cause),
+        }
+    }
+}
+
+fn list(attempts: &[DialAttempt]) -> String {
+    let all: Vec<String> = attempts.iter().map(ToString::to_string).collect();
+    all.join("; ")
+}

@@ -1,0 +1,188 @@
+//! The handle to the swarm's task.
+
+use std::time::Duration;
+
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Command, DialTarget, NodeError, PeerPolicy, command::Reply};
+use crate::types::Route;
+
+/// Longest that one connect or ping may take.
+pub const DIAL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A handle to the network; clones share one task.
+#[derive(Debug, Clone)]
+pub struct Node {
+    local: PeerId,
+    commands: mpsc::Sender<Command>,
+}
+
+/// A connection to a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connected {
+    /// The peer.
+    pub peer: PeerId,
+    /// How it is reached.
+    pub route: Route,
+    /// Its address.
+    pub address: Multiaddr,
+    /// The connection was there before the command.
+    pub already: bool,
+}
+
+/// A measured round trip.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pong {
+    /// There and back.
+    pub rtt: Duration,
+    /// Over what.
+    pub connected: Connected,
+}
+
+/// The network at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct NetworkView {
+    /// Bound addresses, without /p2p part.
+    pub listen: Vec<Multiaddr>,
+    /// Default addresses that could not be bound, with the cause.
+    pub skipped: Vec<String>,
+    /// Peers connected, in the book, or seen on the local network.
+    pub peers: Vec<PeerView>,
+    /// Counters against limits.
+    pub connections: ConnectionCounts,
+}
+
+/// One peer at one moment.
+#[derive(Debug, Clone)]
+pub struct PeerView {
+    /// The peer.
+    pub peer: PeerId,
+    /// Route and address of the best connection.
+    pub best: Option<(Route, Multiaddr)>,
+    /// Number of connections.
+    pub connections: u32,
+    /// Last measured.
+    pub rtt: Option<Duration>,
+    /// Addresses seen on the local network now.
+    pub lan: Vec<Multiaddr>,
+    /// Other addresses known to the network task.
+    pub addresses: Vec<Multiaddr>,
+    /// What the peer says it runs (already cut to a printable, bounded text).
+    pub agent: String,
+}
+
+/// Connections against their limits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConnectionCounts {
+    /// All.
+    pub established: u32,
+    /// Of peers that are not trusted.
+    pub untrusted: u32,
+    /// Most of those.
+    pub max_untrusted: u32,
+    /// Most with one peer.
+    pub max_per_peer: u32,
+    /// Refused by a limit since the start.
+    pub refused: u64,
+}
+
+impl Node {
+    /// A handle that sends to the given task.
+    pub(crate) fn new(local: PeerId, commands: mpsc::Sender<Command>) -> Self {
+        Self { local, commands }
+    }
+
+    /// This node's own peer id.
+    #[must_use]
+    pub fn local_peer_id(&self) -> PeerId {
+        self.local
+    }
+
+    /// Connects to a peer, within `deadline` and [`DIAL_DEADLINE`].
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn connect(&self, target: DialTarget, deadline: Duration) -> Result<Connected, NodeError> {
+        let peer = target.peer();
+        self.ask_within(peer, deadline, |reply| Command::Connect(target, reply)).await
+    }
+
+    /// Closes all connections to a peer and answers how many there were.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub async fn disconnect(&self, peer: PeerId) -> Result<u32, NodeError> {
+        self.ask(|reply| Command::Disconnect(peer, reply)).await
+    }
+
+    /// Measures the round trip, dialling first if needed.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn ping(&self, peer: PeerId, deadline: Duration) -> Result<Pong, NodeError> {
+        self.ask_within(peer, deadline, |reply| Command::Ping(peer, reply)).await
+    }
+
+    /// Tells what the address book says of a peer.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub async fn set_policy(&self, peer: PeerId, policy: PeerPolicy) -> Result<(), NodeError> {
+        self.tell(Command::SetPolicy(peer, policy)).await
+    }
+
+    /// Tells whether messages wait for a peer.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub async fn want(&self, peer: PeerId, wanted: bool) -> Result<(), NodeError> {
+        self.tell(Command::Want(peer, wanted)).await
+    }
+
+    /// The network at this moment.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub async fn view(&self) -> Result<NetworkView, NodeError> {
+        self.ask(Command::View).await
+    }
+
+    /// One peer at this moment; `None` if nothing is known of it.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub async fn view_peer(&self, peer: PeerId) -> Result<Option<PeerView>, NodeError> {
+        self.ask(|reply| Command::ViewPeer(peer, reply)).await
+    }
+
+    /// Stops opening links and connections.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub async fn drain(&self) -> Result<(), NodeError> {
+        self.tell(Command::Drain).await
+    }
+
+    async fn tell(&self, command: Command) -> Result<(), NodeError> {
+        self.commands.send(command).await.map_err(|_| NodeError::Closed)
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, NodeError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(command(reply)).await?;
+        answer.await.map_err(|_| NodeError::Closed)
+    }
+
+    async fn ask_within<T>(
+        &self,
+        peer: PeerId,
+        deadline: Duration,
+        command: impl FnOnce(Reply<Result<T, NodeError>>) -> Command,
+    ) -> Result<T, NodeError> {
+        match tokio::time::timeout(deadline.min(DIAL_DEADLINE), self.ask(command)).await {
+            Ok(answer) => answer?,
+            Err(_) => Err(NodeError::Timeout(peer)),
+        }
+    }
+}

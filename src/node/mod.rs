@@ -1,0 +1,12 @@
+//! The network as the rest of the daemon sees it: a cheap handle with commands
+//! in and events out. The task behind it lives in [`crate::swarm`].
+
+mod command;
+mod error;
+mod event;
+mod handle;
+
+pub use command::{Command, DialTarget, PeerPolicy, Standing};
+pub use error::{DialAttempt, NodeError};
+pub use event::{ConnectionInfo, Direction, Link, LinkId, NodeEvent, Received};
+pub use handle::{Connected, ConnectionCounts, NetworkView, Node, PeerView, Pong};

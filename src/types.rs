@@ -1,0 +1,95 @@
+//! Names and limits that every layer shares.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use bytes::Bytes;
+
+/// Most bytes of a message id, a channel or a consumer's name.
+pub const MAX_NAME_BYTES: usize = 128;
+/// Most bytes of a message's `type` and `reply_to`.
+pub const MAX_TYPE_BYTES: usize = 256;
+/// Most entries of a message's metadata.
+pub const MAX_METADATA_ENTRIES: usize = 64;
+/// Most bytes of a message's metadata, keys and values together.
+pub const MAX_METADATA_BYTES: usize = 16 * 1024;
+/// Most bytes of a message without its payload, encoded: its names, its
+/// metadata and room for the encoding itself.
+pub const MAX_HEADER_BYTES: usize =
+    2 * MAX_NAME_BYTES + 2 * MAX_TYPE_BYTES + MAX_METADATA_BYTES + MAX_METADATA_ENTRIES * 16 + 256;
+/// The smallest and largest `max_message_bytes` that can be configured.
+pub const MESSAGE_BYTES_RANGE: std::ops::RangeInclusive<u64> = 1024..=64 * 1024 * 1024;
+
+/// A channel's name. Cheap to clone.
+pub type Channel = Arc<str>;
+
+/// Identifies one run of a lane's numbering; random, new after a restore.
+pub type Epoch = u64;
+
+/// A position in a lane, from 1.
+pub type Seq = u64;
+
+/// Random mark of a stored row, by which two sides notice that one of them was
+/// restored from an older copy of its store.
+pub type Tag = u64;
+
+/// What an app hands over: a message without its place in any order.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Content {
+    /// Unique per recipient and channel.
+    pub id: String,
+    /// The app's name for this kind of message.
+    pub kind: String,
+    /// Id of the message that this one answers; empty if none.
+    pub reply_to: String,
+    /// Unix milliseconds, as the app says.
+    pub timestamp: i64,
+    /// Free for the app.
+    pub metadata: BTreeMap<String, String>,
+    /// Opaque.
+    pub payload: Bytes,
+}
+
+impl Content {
+    /// Bytes this message counts for in queues and quotas: its payload, its
+    /// header and a fixed share for the row around them.
+    #[must_use]
+    pub fn cost(&self) -> u64 {
+        /// Index entries and bookkeeping of a row; a queue of empty messages
+        /// must fill up too.
+        const ROW: usize = 128;
+        let metadata: usize = self.metadata.iter().map(|(k, v)| k.len() + v.len()).sum();
+        (ROW + self.id.len() + self.kind.len() + self.reply_to.len() + metadata + self.payload.len()) as u64
+    }
+}
+
+impl fmt::Debug for Content {
+    /// Leaves the payload and metadata out: they are the user's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Content")
+            .field("id", &self.id)
+            .field("kind", &self.kind)
+            .field("payload_bytes", &self.payload.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a peer is reached. Ordered from best to worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Route {
+    /// A private, link-local or loopback address.
+    Lan,
+    /// A public address.
+    Direct,
+    /// Through a relay.
+    Relayed,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lan => "LAN",
+            Self::Direct => "direct",
+            Self::Relayed => "relayed",
+        })
+    }
+}
