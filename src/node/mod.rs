@@ -9,4 +9,4 @@ mod handle;
 pub use command::{Command, DialTarget, PeerPolicy, Standing};
 pub use error::{DialAttempt, NodeError};
 pub use event::{ConnectionInfo, Direction, Link, LinkId, NodeEvent, Received};
-pub use handle::{Connected, ConnectionCounts, NetworkView, Node, PeerView, Pong};
+pub use handle::{Connected, ConnectionCounts, DIAL_DEADLINE, NetworkView, Node, PeerView, Pong};
