@@ -28,6 +28,9 @@ pub type Epoch = u64;
 /// A position in a lane, from 1.
 pub type Seq = u64;
 
+/// The last position a lane can have; far beyond any use, and far from overflow.
+pub const MAX_SEQ: Seq = 1 << 62;
+
 /// Random mark of a stored row, by which two sides notice that one of them was
 /// restored from an older copy of its store.
 pub type Tag = u64;

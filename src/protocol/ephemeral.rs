@@ -1,0 +1,88 @@
+//! Messages that no store keeps: a bounded queue before the link is up, a
+//! bounded table while the peer has not answered.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::Millis;
+use crate::types::{Channel, Content};
+
+/// Messages that wait for a link or an answer, per peer.
+pub(super) const MAX_EPHEMERAL: usize = 4096;
+
+/// Their bytes.
+pub(super) const MAX_EPHEMERAL_BYTES: u64 = 16 * 1024 * 1024;
+
+/// A message on its way, under the key that its caller knows it by.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) key: u64,
+    pub(super) channel: Channel,
+    pub(super) content: Content,
+    pub(super) deadline: Millis,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Ephemerals {
+    waiting: VecDeque<Waiting>,
+    /// By number on the link: the caller's key and the message's cost.
+    sent: BTreeMap<u64, (u64, u64)>,
+    bytes: u64,
+    next_number: u64,
+}
+
+impl Ephemerals {
+    /// Queues a message unless too much is under way.
+    pub(super) fn push(&mut self, message: Waiting) -> Result<(), Waiting> {
+        let cost = message.content.cost();
+        let full = self.waiting.len() + self.sent.len() >= MAX_EPHEMERAL || self.bytes + cost > MAX_EPHEMERAL_BYTES;
+        // One message of any size goes when nothing else is under way.
+        if full && self.bytes > 0 {
+            return Err(message);
+        }
+        self.bytes += cost;
+        self.waiting.push_back(message);
+        Ok(())
+    }
+
+    /// Next message for the link, with its number there.
+    pub(super) fn pop(&mut self) -> Option<(u64, Waiting)> {
+        let message = self.waiting.pop_front()?;
+        self.next_number += 1;
+        self.sent.insert(self.next_number, (message.key, message.content.cost()));
+        Some((self.next_number, message))
+    }
+
+    /// The peer answered; returns the caller's key.
+    pub(super) fn finish(&mut self, number: u64) -> Option<u64> {
+        let (key, cost) = self.sent.remove(&number)?;
+        self.bytes = self.bytes.saturating_sub(cost);
+        Some(key)
+    }
+
+    /// The link is gone: nobody will answer these.
+    pub(super) fn link_lost(&mut self) -> Vec<u64> {
+        let sent = std::mem::take(&mut self.sent);
+        sent.into_values()
+            .map(|(key, cost)| {
+                self.bytes = self.bytes.saturating_sub(cost);
+                key
+            })
+            .collect()
+    }
+
+    /// Takes out those whose deadline has passed while they waited for a link.
+    pub(super) fn expire(&mut self, now: Millis) -> Vec<u64> {
+        let (late, waiting): (VecDeque<_>, _) = self.waiting.drain(..).partition(|m| m.deadline <= now);
+        self.waiting = waiting;
+        late.into_iter()
+            .map(|m| {
+                self.bytes = self.bytes.saturating_sub(m.content.cost());
+                m.key
+            })
+            .collect()
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Millis> {
+        self.waiting.iter().map(|m| m.deadline).min()
+    }
+}

@@ -1,0 +1,250 @@
+//! One lane as its sender sees it: which rows are in memory, which of them are
+//! on the link, and which are acknowledged.
+
+use std::collections::VecDeque;
+
+use super::Millis;
+use crate::{
+    types::{Content, Epoch, Seq, Tag},
+    wire::Limit,
+};
+
+/// Most lanes open on a link, on both sides: bounds what a peer can make the
+/// other remember.
+pub const MAX_OPEN_LANES: usize = 4096;
+
+/// Bytes of one lane that are in memory, on the link or about to be: enough to
+/// fill 100 Mbit/s over 300 ms.
+pub(super) const LANE_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Rows of one lane in memory: small messages must not make the window huge.
+pub(super) const LANE_WINDOW_ROWS: usize = 8192;
+
+/// First and last wait before a refused lane is tried again, if the peer does
+/// not say that it is ready.
+const RETRY_MS: std::ops::RangeInclusive<Millis> = 2_000..=60_000;
+
+/// A row of the outbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutRow {
+    /// Position in the lane.
+    pub seq: Seq,
+    /// Random mark.
+    pub tag: Tag,
+    /// When its time to live ends.
+    pub expires_at: Millis,
+    /// What stands there.
+    pub body: RowBody,
+}
+
+/// What stands at a position of a lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RowBody {
+    /// A message.
+    Message(Content),
+    /// A message that is not to be sent any more.
+    Tombstone {
+        /// Its id.
+        id: String,
+    },
+}
+
+impl OutRow {
+    fn cost(&self) -> u64 {
+        match &self.body {
+            RowBody::Message(content) => content.cost(),
+            RowBody::Tombstone { id } => id.len() as u64 + 128,
+        }
+    }
+}
+
+/// What a lane is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Not open on a link.
+    Closed,
+    /// OPEN is sent.
+    Opening,
+    /// The peer said where it stands; the store is asked what it knows.
+    Preparing { request: u64, high: Seq, tag: Tag },
+    /// The store gives it a new epoch.
+    Renumbering,
+    /// Messages flow.
+    Flowing,
+    /// The peer refused it.
+    Full { limit: Limit, retry_at: Millis },
+    /// The peer takes no more lanes; tried again on the next link.
+    Barred { limit: Limit },
+}
+
+/// A row in memory.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) row: OutRow,
+    /// It is on this link as a message, and may be acknowledged as one although
+    /// it became a tombstone since.
+    pub(super) sent_as_message: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) epoch: Epoch,
+    pub(super) phase: Phase,
+    /// Number on the link, while not closed.
+    pub(super) number: u32,
+    pub(super) acked: Seq,
+    /// Last position that the store has.
+    pub(super) last: Seq,
+    /// Its epoch was just made, so the peer cannot know it.
+    pub(super) minted: bool,
+    /// Next position to send on this link.
+    pub(super) next: Seq,
+    /// Rows from `acked + 1` on.
+    rows: VecDeque<Held>,
+    pub(super) bytes: u64,
+    /// A load is under way.
+    pub(super) loading: bool,
+    /// Waits for the store to make a row a tombstone before it goes on.
+    pub(super) blocked_at: Option<Seq>,
+    /// Rows that may be on the link unacknowledged: one while a refused lane
+    /// is tried again.
+    pub(super) credit: usize,
+    /// Last wait of a refused lane; 0 once something was taken.
+    backoff: Millis,
+    /// There are messages whose outcome only the peer knows.
+    pub(super) unresolved: bool,
+    /// Those of them that it was asked about on this link.
+    pub(super) asked: usize,
+    /// There are more to ask about once those are answered.
+    pub(super) more_unresolved: bool,
+}
+
+impl Lane {
+    pub(super) fn new(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            phase: Phase::Closed,
+            number: 0,
+            acked: 0,
+            last: 0,
+            minted: false,
+            next: 1,
+            rows: VecDeque::new(),
+            bytes: 0,
+            loading: false,
+            blocked_at: None,
+            credit: usize::MAX,
+            backoff: 0,
+            unresolved: false,
+            asked: 0,
+            more_unresolved: false,
+        }
+    }
+
+    /// Forgets all that belongs to a link; the store has every row.
+    pub(super) fn close(&mut self) {
+        if self.phase != Phase::Renumbering {
+            self.phase = Phase::Closed;
+        }
+        self.number = 0;
+        self.credit = usize::MAX;
+        self.asked = 0;
+        self.forget_rows();
+    }
+
+    /// Drops the rows in memory and begins again after `acked`.
+    pub(super) fn forget_rows(&mut self) {
+        self.rows.clear();
+        self.bytes = 0;
+        self.blocked_at = None;
+        self.next = self.acked + 1;
+    }
+
+    /// Number of rows in memory.
+    pub(super) fn held(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(super) fn loaded_to(&self) -> Seq {
+        self.acked + self.rows.len() as Seq
+    }
+
+    /// There is something the peer has to hear about.
+    pub(super) fn is_pending(&self) -> bool {
+        self.last > self.acked || self.unresolved
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.bytes < LANE_WINDOW_BYTES && self.rows.len() < LANE_WINDOW_ROWS
+    }
+
+    /// Takes a row if it is the next one; says whether it did.
+    pub(super) fn push(&mut self, row: OutRow) -> bool {
+        self.last = self.last.max(row.seq);
+        if row.seq != self.loaded_to() + 1 {
+            return false;
+        }
+        self.bytes += row.cost();
+        self.rows.push_back(Held { row, sent_as_message: false });
+        true
+    }
+
+    pub(super) fn get_mut(&mut self, seq: Seq) -> Option<&mut Held> {
+        let index = seq.checked_sub(self.acked + 1)?;
+        self.rows.get_mut(usize::try_from(index).ok()?)
+    }
+
+    /// Whether the next row may go on the link now.
+    pub(super) fn may_send(&self) -> bool {
+        let in_flight = usize::try_from(self.next - self.acked - 1).unwrap_or(usize::MAX);
+        self.phase == Phase::Flowing
+            && self.blocked_at.is_none()
+            && in_flight < self.credit
+            && self.next <= self.loaded_to()
+    }
+
+    /// Marks a row as not to be sent any more.
+    pub(super) fn bury(&mut self, seq: Seq, id: &str) {
+        if self.blocked_at == Some(seq) {
+            self.blocked_at = None;
+        }
+        if let Some(held) = self.get_mut(seq) {
+            let before = held.row.cost();
+            held.row.body = RowBody::Tombstone { id: id.to_owned() };
+            let after = held.row.cost();
+            self.bytes = (self.bytes + after).saturating_sub(before);
+        }
+    }
+
+    /// Takes an acknowledgement up to `high`, which must be on the link.
+    /// Returns the tag of the last row and the ids of messages that were
+    /// stored although they are tombstones here.
+    pub(super) fn acknowledge(&mut self, high: Seq) -> (Tag, Vec<String>) {
+        let mut tag = 0;
+        let mut stored = Vec::new();
+        while self.acked < high {
+            let Some(held) = self.rows.pop_front() else { break };
+            self.bytes = self.bytes.saturating_sub(held.row.cost());
+            self.acked = held.row.seq;
+            tag = held.row.tag;
+            if let (true, RowBody::Tombstone { id }) = (held.sent_as_message, held.row.body) {
+                stored.push(id);
+            }
+        }
+        self.credit = usize::MAX;
+        self.backoff = 0;
+        (tag, stored)
+    }
+
+    /// The peer took nothing from `next` on.
+    pub(super) fn refuse(&mut self, next: Seq, limit: Limit, now: Millis) {
+        self.backoff = (self.backoff * 2).clamp(*RETRY_MS.start(), *RETRY_MS.end());
+        for seq in next..self.next {
+            if let Some(held) = self.get_mut(seq) {
+                held.sent_as_message = false;
+            }
+        }
+        self.next = next;
+        self.phase = Phase::Full { limit, retry_at: now + self.backoff };
+    }
+}

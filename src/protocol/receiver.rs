@@ -1,0 +1,508 @@
+//! One peer's messages to this node.
+//!
+//! Frames are taken in runs: [`ReceiverInput::Frame`] for each that has come,
+//! then [`ReceiverInput::Flush`], which asks the store to commit them as one
+//! batch. Several batches can be under way. Nothing is acknowledged before the
+//! store said that it is on disk; the store itself takes positions only in
+//! order, so a batch that follows a refused one does no harm.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{LinkNumber, MAX_OPEN_LANES, VERSION};
+use crate::{
+    types::{Channel, Content, Epoch, MAX_SEQ, Seq, Tag},
+    wire::{
+        Back, Data, Ephemeral, EphemeralOutcome, Forward, Full, LaneState, Limit, Open, Outcome, Query, Refusal, Skip,
+        Welcome,
+    },
+};
+
+/// Questions to the store under way for one link: openings and queries.
+/// A peer that asks faster than the store answers breaks the protocol's
+/// pace, and its link is closed.
+const MAX_QUESTIONS: usize = 2 * MAX_OPEN_LANES;
+
+/// One position of a lane, or a gap in it, to commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inbound {
+    /// The lane's channel.
+    pub channel: Channel,
+    /// The lane's numbering.
+    pub epoch: Epoch,
+    /// First position.
+    pub seq: Seq,
+    /// Tag of the (last) position.
+    pub tag: Tag,
+    /// What stands there.
+    pub kind: InboundKind,
+}
+
+/// What stands at a position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InboundKind {
+    /// A message.
+    Message {
+        /// The message.
+        content: Content,
+        /// How long its sender may still send it again, in milliseconds.
+        ttl_left_ms: u64,
+    },
+    /// Nothing, up to and including `to`.
+    Gap {
+        /// Last position of the gap.
+        to: Seq,
+        /// The messages were stored here once, and are lost.
+        lost: bool,
+        /// The message that would have stood here.
+        id: Option<String>,
+    },
+}
+
+/// What a batch did to one lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchLane {
+    /// The lane's channel.
+    pub channel: Channel,
+    /// The lane's numbering.
+    pub epoch: Epoch,
+    /// Highest contiguous position on disk.
+    pub high: Seq,
+    /// The limit that refused the position after `high`.
+    pub refused: Option<Limit>,
+    /// Of gaps with an id: whether that message was stored once.
+    pub outcomes: Vec<(String, bool)>,
+}
+
+/// Where a lane stands in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// Highest contiguous position on disk; 0 for a new lane.
+    pub high: Seq,
+    /// Tag there.
+    pub tag: Tag,
+}
+
+/// What happens to a receiver.
+#[derive(Debug)]
+pub enum ReceiverInput {
+    /// A link is open; it replaces the one before.
+    LinkUp(LinkNumber),
+    /// A link is gone.
+    LinkDown(LinkNumber),
+    /// A frame came.
+    Frame(LinkNumber, Forward),
+    /// The frames at hand are all taken.
+    Flush,
+    /// Whether the peer may send.
+    Trust(bool),
+    /// Answer to [`ReceiverEffect::OpenLane`].
+    LaneOpened {
+        /// The link it was asked on.
+        link: LinkNumber,
+        /// The lane's number there.
+        lane: u32,
+        /// Where it stands, or the limit that refuses it.
+        state: Result<Accepted, Limit>,
+    },
+    /// Answer to [`ReceiverEffect::Lookup`].
+    LookedUp {
+        /// The link it was asked on.
+        link: LinkNumber,
+        /// The lane's number there.
+        lane: u32,
+        /// The message.
+        id: String,
+        /// It was stored here.
+        stored: bool,
+    },
+    /// A batch is on disk, as far as it was not refused.
+    Committed(Vec<BatchLane>),
+    /// A batch, or another operation, failed: nothing of it is on disk.
+    StoreFailed,
+    /// The inbox has room again.
+    Room,
+    /// An ephemeral message was handed on, or not.
+    EphemeralDone {
+        /// The link it came on.
+        link: LinkNumber,
+        /// Its number there.
+        number: u64,
+        /// What became of it.
+        outcome: EphemeralOutcome,
+    },
+}
+
+/// What a receiver wants done, in this order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ReceiverEffect {
+    /// Write a frame.
+    Send(LinkNumber, Back),
+    /// Close a link; the text is for the log.
+    Close(LinkNumber, &'static str),
+    /// Store: where does this lane stand, after all batches asked for before?
+    OpenLane {
+        /// Matches the answer.
+        link: LinkNumber,
+        /// Matches the answer.
+        lane: u32,
+        /// The channel.
+        channel: Channel,
+        /// The numbering.
+        epoch: Epoch,
+    },
+    /// Store: commit a batch.
+    Commit(Vec<Inbound>),
+    /// Store: was this message ever stored here?
+    Lookup {
+        /// Matches the answer.
+        link: LinkNumber,
+        /// Matches the answer.
+        lane: u32,
+        /// The channel.
+        channel: Channel,
+        /// The message.
+        id: String,
+    },
+    /// Hand an ephemeral message to whoever listens.
+    Ephemeral {
+        /// Matches the answer.
+        link: LinkNumber,
+        /// Matches the answer.
+        number: u64,
+        /// The channel.
+        channel: Channel,
+        /// The message.
+        content: Content,
+    },
+}
+
+#[derive(Debug)]
+struct Lane {
+    channel: Channel,
+    epoch: Epoch,
+    /// Handed to the store, or stored; `None` until the store told.
+    high: Option<Seq>,
+    /// What was on the link behind a refused position still arrives.
+    stale: bool,
+    /// The sender waits for READY.
+    waits: bool,
+}
+
+#[derive(Debug)]
+struct Live {
+    number: LinkNumber,
+    greeted: bool,
+    lanes: BTreeMap<u32, Lane>,
+    by_channel: BTreeMap<Channel, u32>,
+    questions: usize,
+}
+
+/// The state machine; see the module.
+#[derive(Debug)]
+pub struct Receiver {
+    max_message_bytes: u64,
+    trusted: bool,
+    link: Option<Live>,
+    batch: Vec<Inbound>,
+    effects: VecDeque<ReceiverEffect>,
+}
+
+impl Receiver {
+    /// A receiver of one peer's messages, with payloads of at most so many
+    /// bytes.
+    #[must_use]
+    pub fn new(max_message_bytes: u64, trusted: bool) -> Self {
+        Self { max_message_bytes, trusted, link: None, batch: Vec::new(), effects: VecDeque::new() }
+    }
+
+    /// Takes one input.
+    pub fn handle(&mut self, input: ReceiverInput) {
+        match input {
+            ReceiverInput::LinkUp(link) => self.link_up(link),
+            ReceiverInput::LinkDown(link) => self.link_down(link),
+            ReceiverInput::Frame(link, frame) => self.frame(link, frame),
+            ReceiverInput::Flush => self.flush(),
+            ReceiverInput::Trust(trusted) => self.trust(trusted),
+            ReceiverInput::LaneOpened { link, lane, state } => self.lane_opened(link, lane, state),
+            ReceiverInput::LookedUp { link, lane, id, stored } => self.looked_up(link, lane, id, stored),
+            ReceiverInput::Committed(lanes) => lanes.into_iter().for_each(|lane| self.committed(lane)),
+            ReceiverInput::StoreFailed => self.close("the store failed"),
+            ReceiverInput::Room => self.room(),
+            ReceiverInput::EphemeralDone { link, number, outcome } => {
+                if self.is_current(link) {
+                    self.send(Back::EphemeralResult { number, outcome });
+                }
+            }
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<ReceiverEffect> {
+        self.effects.pop_front()
+    }
+
+    /// A link is open and the peer may send.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.trusted && self.link.as_ref().is_some_and(|link| link.greeted)
+    }
+
+    /// Bytes of messages that wait for [`ReceiverInput::Flush`].
+    #[must_use]
+    pub fn batch_len(&self) -> usize {
+        self.batch.len()
+    }
+
+    fn is_current(&self, number: LinkNumber) -> bool {
+        self.link.as_ref().is_some_and(|link| link.number == number)
+    }
+
+    fn send(&mut self, frame: Back) {
+        if let Some(link) = &self.link {
+            self.effects.push_back(ReceiverEffect::Send(link.number, frame));
+        }
+    }
+
+    fn close(&mut self, why: &'static str) {
+        if let Some(link) = self.link.take() {
+            self.effects.push_back(ReceiverEffect::Close(link.number, why));
+        }
+    }
+
+    fn link_up(&mut self, number: LinkNumber) {
+        self.flush();
+        self.close("replaced by a younger link");
+        self.link =
+            Some(Live { number, greeted: false, lanes: BTreeMap::new(), by_channel: BTreeMap::new(), questions: 0 });
+    }
+
+    fn link_down(&mut self, number: LinkNumber) {
+        if self.is_current(number) {
+            self.flush();
+            self.link = None;
+        }
+    }
+
+    fn frame(&mut self, number: LinkNumber, frame: Forward) {
+        let Some(link) = self.link.as_mut().filter(|link| link.number == number) else {
+            return; // From a link that was replaced.
+        };
+        match (frame, link.greeted) {
+            (Forward::Hello(_), false) => {
+                link.greeted = true;
+                self.greet();
+            }
+            (Forward::Hello(_), true) => self.close("HELLO twice"),
+            (_, false) => self.close("a frame before HELLO"),
+            (Forward::Bye, true) => self.close("the peer is done"),
+            // Whatever was on its way when the answer was no.
+            _ if !self.trusted => {}
+            (Forward::Open(open), true) => self.open(open),
+            (Forward::Data(data), true) => self.data(data),
+            (Forward::Skip(skip), true) => self.skip(skip),
+            (Forward::Query(query), true) => self.query(query),
+            (Forward::Ephemeral(message), true) => self.ephemeral(message),
+        }
+    }
+
+    // Trust
+
+    fn greet(&mut self) {
+        if self.trusted {
+            let max_message_bytes = self.max_message_bytes;
+            self.send(Back::Welcome(Welcome { version: VERSION, features: 0, max_message_bytes }));
+        } else {
+            self.send(Back::Refused(Refusal::Untrusted));
+        }
+    }
+
+    fn trust(&mut self, trusted: bool) {
+        if self.trusted == trusted {
+            return;
+        }
+        self.flush();
+        self.trusted = trusted;
+        if let Some(link) = self.link.as_mut()
+            && link.greeted
+        {
+            link.lanes.clear();
+            link.by_channel.clear();
+            self.greet();
+        }
+    }
+
+    // Lanes
+
+    fn question(&mut self) -> Option<LinkNumber> {
+        let link = self.link.as_mut()?;
+        link.questions += 1;
+        if link.questions > MAX_QUESTIONS {
+            self.close("too many questions at once");
+            return None;
+        }
+        Some(link.number)
+    }
+
+    fn answered(&mut self, number: LinkNumber) {
+        if let Some(link) = self.link.as_mut().filter(|link| link.number == number) {
+            link.questions = link.questions.saturating_sub(1);
+        }
+    }
+
+    fn open(&mut self, open: Open) {
+        let Some(link) = self.link.as_mut() else { return };
+        // The sender opens a channel again only when it left the lane before.
+        if let Some(left) = link.by_channel.remove(&open.channel) {
+            link.lanes.remove(&left);
+        }
+        if link.lanes.len() >= MAX_OPEN_LANES {
+            let full = Full { lane: open.lane, next: 1, limit: Limit::Lanes };
+            return self.send(Back::Full(full));
+        }
+        let lane = Lane { channel: open.channel.clone(), epoch: open.epoch, high: None, stale: false, waits: false };
+        if link.lanes.insert(open.lane, lane).is_some() {
+            return self.close("a lane's number was used twice");
+        }
+        link.by_channel.insert(open.channel.clone(), open.lane);
+        // Batches before it count.
+        self.flush();
+        if let Some(link) = self.question() {
+            let Open { lane, channel, epoch } = open;
+            self.effects.push_back(ReceiverEffect::OpenLane { link, lane, channel, epoch });
+        }
+    }
+
+    fn lane_opened(&mut self, number: LinkNumber, lane: u32, state: Result<Accepted, Limit>) {
+        self.answered(number);
+        let Some(link) = self.link.as_mut().filter(|link| link.number == number) else { return };
+        let Some(entry) = link.lanes.get_mut(&lane) else { return };
+        match state {
+            Ok(Accepted { high, tag }) => {
+                entry.high = Some(high);
+                self.send(Back::LaneState(LaneState { lane, high, tag }));
+            }
+            Err(limit) => {
+                if let Some(lane) = link.lanes.remove(&lane) {
+                    link.by_channel.remove(&lane.channel);
+                }
+                self.send(Back::Full(Full { lane, next: 1, limit }));
+            }
+        }
+    }
+
+    /// The lane and its highest position, if it is open.
+    fn lane(&mut self, number: u32) -> Option<(&mut Lane, Seq)> {
+        let lane = self.link.as_mut()?.lanes.get_mut(&number)?;
+        let high = lane.high?;
+        Some((lane, high))
+    }
+
+    fn data(&mut self, data: Data) {
+        if data.content.payload.len() as u64 > self.max_message_bytes {
+            return self.close("a message over the limit of WELCOME");
+        }
+        let number = data.lane;
+        let Some((lane, high)) = self.lane(number) else { return };
+        if data.seq != high + 1 {
+            return self.out_of_turn(number, data.seq);
+        }
+        lane.high = Some(data.seq);
+        lane.stale = false;
+        let (channel, epoch) = (lane.channel.clone(), lane.epoch);
+        let kind = InboundKind::Message { content: data.content, ttl_left_ms: data.ttl_left_ms };
+        self.batch.push(Inbound { channel, epoch, seq: data.seq, tag: data.tag, kind });
+    }
+
+    fn skip(&mut self, skip: Skip) {
+        if skip.to >= MAX_SEQ {
+            return self.close("a position beyond the last");
+        }
+        let Some((lane, high)) = self.lane(skip.lane) else { return };
+        if skip.from != high + 1 {
+            return self.out_of_turn(skip.lane, skip.from);
+        }
+        lane.high = Some(skip.to);
+        lane.stale = false;
+        let (channel, epoch) = (lane.channel.clone(), lane.epoch);
+        let kind = InboundKind::Gap { to: skip.to, lost: skip.lost, id: skip.id };
+        self.batch.push(Inbound { channel, epoch, seq: skip.from, tag: skip.tag, kind });
+    }
+
+    /// After a refusal the rest of what was on the link arrives for nothing;
+    /// otherwise the sender has lost count.
+    fn out_of_turn(&mut self, number: u32, seq: Seq) {
+        if let Some((lane, high)) = self.lane(number)
+            && seq > high
+            && !lane.stale
+        {
+            self.close("a position out of turn");
+        }
+    }
+
+    fn query(&mut self, query: Query) {
+        let Some((lane, _)) = self.lane(query.lane) else { return };
+        let channel = lane.channel.clone();
+        self.flush();
+        if let Some(link) = self.question() {
+            self.effects.push_back(ReceiverEffect::Lookup { link, lane: query.lane, channel, id: query.id });
+        }
+    }
+
+    fn looked_up(&mut self, link: LinkNumber, lane: u32, id: String, stored: bool) {
+        self.answered(link);
+        if self.is_current(link) {
+            self.send(Back::Outcome(Outcome { lane, id, stored }));
+        }
+    }
+
+    // Batches
+
+    fn flush(&mut self) {
+        if !self.batch.is_empty() {
+            let batch = std::mem::take(&mut self.batch);
+            self.effects.push_back(ReceiverEffect::Commit(batch));
+        }
+    }
+
+    fn committed(&mut self, done: BatchLane) {
+        let Some(link) = self.link.as_mut() else { return };
+        let Some(&number) = link.by_channel.get(&done.channel) else { return };
+        let Some(lane) = link.lanes.get_mut(&number) else { return };
+        if lane.epoch != done.epoch || lane.high.is_none() {
+            return; // Opened anew since; LANE_STATE will tell.
+        }
+        if done.refused.is_some() {
+            lane.high = Some(done.high);
+            lane.stale = true;
+            lane.waits = true;
+        }
+        for (id, stored) in done.outcomes {
+            self.send(Back::Outcome(Outcome { lane: number, id, stored }));
+        }
+        self.send(Back::Ack { lane: number, high: done.high });
+        if let Some(limit) = done.refused {
+            self.send(Back::Full(Full { lane: number, next: done.high + 1, limit }));
+        }
+    }
+
+    fn room(&mut self) {
+        let Some(link) = self.link.as_mut() else { return };
+        let mut ready = Vec::new();
+        for (&number, lane) in link.lanes.iter_mut().filter(|(_, lane)| lane.waits) {
+            lane.waits = false;
+            ready.push(number);
+        }
+        for lane in ready {
+            self.send(Back::Ready { lane });
+        }
+    }
+
+    fn ephemeral(&mut self, message: Ephemeral) {
+        if message.content.payload.len() as u64 > self.max_message_bytes {
+            return self.close("a message over the limit of WELCOME");
+        }
+        let Some(link) = self.link.as_ref().map(|link| link.number) else { return };
+        let Ephemeral { number, channel, content } = message;
+        self.effects.push_back(ReceiverEffect::Ephemeral { link, number, channel, content });
+    }
+}

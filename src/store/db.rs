@@ -1,0 +1,286 @@
+//! The file: opening, settings, transactions.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, types::Value};
+
+use super::{StoreError, schema};
+
+/// Pages in the write-ahead log before it is carried over: 16 MiB.
+const CHECKPOINT_PAGES: i64 = 4096;
+/// The log is cut to this size when it is reset.
+const LOG_BYTES: i64 = 64 * 1024 * 1024;
+/// Page cache, in KiB.
+const CACHE_KIB: i64 = 16 * 1024;
+/// Prepared statements kept.
+const STATEMENTS: usize = 96;
+
+/// Mark of a stop in order.
+const CLEAN: &str = "clean";
+
+/// How far a commit goes before it counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Synchronous {
+    /// Each commit is on the disk before it is answered.
+    #[default]
+    Full,
+    /// A power cut can undo commits. For tests that show that it does.
+    Normal,
+}
+
+/// Limits and habits of a store.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Bytes of messages that wait to be sent.
+    pub max_outbox_bytes: u64,
+    /// Bytes of messages that wait for apps.
+    pub max_inbox_bytes: u64,
+    /// Bytes of one peer in either.
+    pub max_peer_bytes: u64,
+    /// When a commit counts.
+    pub synchronous: Synchronous,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        const GIB: u64 = 1024 * 1024 * 1024;
+        Self { max_outbox_bytes: GIB, max_inbox_bytes: GIB, max_peer_bytes: GIB / 4, synchronous: Synchronous::Full }
+    }
+}
+
+/// Messages and bytes in one half of the store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// Number of messages.
+    pub messages: u64,
+    /// Their cost, see [`crate::types::Content::cost`].
+    pub bytes: u64,
+}
+
+/// The store's state, used by one thread at a time. Operations are in the
+/// modules around this one; each must run between [`Db::begin`] and
+/// [`Db::commit`].
+#[derive(Debug)]
+pub struct Db {
+    pub(super) connection: Connection,
+    pub(super) options: StoreOptions,
+    pub(super) outbox: Fill,
+    pub(super) inbox: Fill,
+    /// Lanes whose new rows go on a link at once.
+    pub(super) live: BTreeSet<i64>,
+}
+
+impl Db {
+    /// Opens or creates the file at `path`.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`], [`StoreError::Open`], [`StoreError::Foreign`]
+    /// or [`StoreError::Newer`]; the file is left as it is.
+    pub fn open(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
+        let named = |error: StoreError| match error {
+            error if error.is_damage() => StoreError::Damaged { path: path.to_owned(), cause: error.to_string() },
+            StoreError::Sqlite(cause) => StoreError::Open { path: path.to_owned(), cause: cause.to_string() },
+            other => other,
+        };
+        let connection = Connection::open(path).map_err(|error| named(error.into()))?;
+        Self::prepare(connection, options).map_err(named)
+    }
+
+    /// A store in memory, for simulations.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn in_memory(options: StoreOptions) -> Result<Self, StoreError> {
+        Self::prepare(Connection::open_in_memory()?, options)
+    }
+
+    /// A store from a copy of another; what a restored backup is.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn copy(&self) -> Result<Self, StoreError> {
+        let mut connection = Connection::open_in_memory()?;
+        rusqlite::backup::Backup::new(&self.connection, &mut connection)?.run_to_completion(
+            i32::MAX,
+            Duration::ZERO,
+            None,
+        )?;
+        Self::prepare(connection, self.options.clone())
+    }
+
+    fn prepare(mut connection: Connection, options: StoreOptions) -> Result<Self, StoreError> {
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        connection.busy_timeout(Duration::from_secs(10))?;
+        // Only a new file takes this; it lets the file shrink again later.
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(
+            None,
+            "synchronous",
+            match options.synchronous {
+                Synchronous::Full => "FULL",
+                Synchronous::Normal => "NORMAL",
+            },
+        )?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
+        connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        schema::migrate(&mut connection)?;
+        let mut db =
+            Self { connection, options, outbox: Fill::default(), inbox: Fill::default(), live: BTreeSet::new() };
+        db.recount()?;
+        Ok(db)
+    }
+
+    /// Reads the totals anew: at the start, and after a batch was undone.
+    pub(super) fn recount(&mut self) -> Result<(), StoreError> {
+        let fill = |table: &str| {
+            let sql = format!("SELECT ifnull(sum(messages), 0), ifnull(sum(bytes), 0) FROM {table}");
+            self.connection.query_row(&sql, [], |row| {
+                Ok(Fill {
+                    messages: row.get::<_, i64>(0)?.cast_unsigned(),
+                    bytes: row.get::<_, i64>(1)?.cast_unsigned(),
+                })
+            })
+        };
+        (self.outbox, self.inbox) = (fill("out_lane")?, fill("origin")?);
+        Ok(())
+    }
+
+    /// Begins a batch.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn begin(&mut self) -> Result<(), StoreError> {
+        Ok(self.connection.execute_batch("BEGIN IMMEDIATE")?)
+    }
+
+    /// Ends a batch: all of it is on disk, or nothing.
+    ///
+    /// # Errors
+    /// When SQLite refuses; the batch is undone.
+    pub fn commit(&mut self) -> Result<(), StoreError> {
+        self.connection.execute_batch("COMMIT").map_err(|error| {
+            self.rollback();
+            StoreError::Commit(error.to_string())
+        })
+    }
+
+    /// Undoes a batch.
+    pub fn rollback(&mut self) {
+        // Fails only when SQLite has undone it by itself already.
+        drop(self.connection.execute_batch("ROLLBACK"));
+        if let Err(error) = self.recount() {
+            tracing::error!(%error, "the store cannot be read after a failed batch");
+        }
+    }
+
+    /// Runs one operation of a batch so that it changes nothing if it fails.
+    ///
+    /// # Errors
+    /// Those of the operation.
+    pub fn isolated<T>(&mut self, operation: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.connection.prepare_cached("SAVEPOINT operation")?.execute([])?;
+        let result = operation(self);
+        if result.is_err() {
+            self.connection.prepare_cached("ROLLBACK TO operation")?.execute([])?;
+            self.recount()?;
+        }
+        self.connection.prepare_cached("RELEASE operation")?.execute([])?;
+        result
+    }
+
+    /// Notes that the file is in use; says whether it was closed in order the
+    /// last time.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn begin_session(&mut self) -> Result<bool, StoreError> {
+        let clean = self.mark(CLEAN)?.is_none_or(|mark| mark == "yes");
+        self.set_mark(CLEAN, "no")?;
+        Ok(clean)
+    }
+
+    /// Notes that the file is closed in order.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn end_session(&mut self) -> Result<(), StoreError> {
+        self.set_mark(CLEAN, "yes")
+    }
+
+    /// What waits to be sent.
+    #[must_use]
+    pub fn outbox_fill(&self) -> Fill {
+        self.outbox
+    }
+
+    /// What waits for apps.
+    #[must_use]
+    pub fn inbox_fill(&self) -> Fill {
+        self.inbox
+    }
+
+    /// A mark of this file.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn mark(&self, key: &str) -> Result<Option<String>, StoreError> {
+        let value: Option<Value> =
+            self.connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()?;
+        Ok(match value {
+            Some(Value::Text(text)) => Some(text),
+            _ => None,
+        })
+    }
+
+    /// Sets a mark of this file.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn set_mark(&self, key: &str, value: &str) -> Result<(), StoreError> {
+        self.connection.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?.execute([key, value])?;
+        Ok(())
+    }
+
+    /// Gives unused pages back to the file system, a few at a time.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn shrink(&self, pages: u32) -> Result<(), StoreError> {
+        Ok(self.connection.execute_batch(&format!("PRAGMA incremental_vacuum({pages})"))?)
+    }
+}
+
+/// A second connection, for reading only. Sees what is committed.
+#[derive(Debug)]
+pub struct Reader {
+    pub(super) connection: Connection,
+}
+
+impl Reader {
+    /// Opens the file for reading.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn open(path: &PathBuf) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(Duration::from_secs(10))?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        Ok(Self { connection })
+    }
+
+    /// Reads the whole file for damage; `Ok(None)` is good news.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn check(&self) -> Result<Option<String>, StoreError> {
+        let verdict: String = self.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        Ok((verdict != "ok").then_some(verdict))
+    }
+}

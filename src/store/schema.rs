@@ -1,0 +1,156 @@
+//! The tables, and how older files become newer ones.
+
+use rusqlite::Connection;
+
+use super::StoreError;
+
+/// "p2pn": says whose file this is.
+const APPLICATION_ID: i32 = 0x7032_706e;
+
+/// Each step turns a file of version `n` into one of version `n + 1`.
+const MIGRATIONS: &[&str] = &[V1];
+
+/// Positions of a lane or of an inbox share a key with its number: the lower
+/// bits hold the position, so that each is one run of one table.
+pub(super) const POSITION_BITS: u32 = 40;
+
+const V1: &str = "
+-- Marks of this file: clock, clean stop, ports.
+CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
+
+-- The address book.
+CREATE TABLE peer (
+    peer BLOB PRIMARY KEY,
+    alias TEXT UNIQUE,
+    trust INTEGER NOT NULL,
+    pinned INTEGER NOT NULL,
+    last_seen INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE address (
+    peer BLOB NOT NULL,
+    address TEXT NOT NULL,
+    given INTEGER NOT NULL,
+    worked_at INTEGER NOT NULL,
+    PRIMARY KEY (peer, address)
+) STRICT, WITHOUT ROWID;
+
+-- Outgoing: a lane per (peer, channel), a row per position that the peer has
+-- not acknowledged, and for a while a line per id.
+CREATE TABLE out_lane (
+    id INTEGER PRIMARY KEY,
+    peer BLOB NOT NULL,
+    channel TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    acked INTEGER NOT NULL DEFAULT 0,
+    acked_tag INTEGER NOT NULL DEFAULT 0,
+    last INTEGER NOT NULL DEFAULT 0,
+    exposed INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL DEFAULT 0,
+    messages INTEGER NOT NULL DEFAULT 0,
+    lost INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (peer, channel)
+) STRICT;
+CREATE TABLE outbox (
+    row INTEGER PRIMARY KEY,
+    tag INTEGER NOT NULL,
+    buried INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    reply_to TEXT NOT NULL,
+    timestamp INTEGER NOT NULL,
+    metadata BLOB NOT NULL,
+    payload BLOB NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
+CREATE INDEX outbox_expiry ON outbox (expires_at) WHERE buried = 0;
+CREATE TABLE sent (
+    id TEXT NOT NULL,
+    lane INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    final INTEGER NOT NULL,
+    pending INTEGER NOT NULL,
+    payload_bytes INTEGER NOT NULL,
+    queued_at INTEGER NOT NULL,
+    keep_until INTEGER NOT NULL,
+    PRIMARY KEY (id, lane)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sent_pending ON sent (lane, seq) WHERE pending != 0;
+
+-- Incoming: an origin per (peer, channel), a lane per epoch of it, the ids it
+-- sent for a while, and what the apps have not consumed.
+CREATE TABLE origin (
+    id INTEGER PRIMARY KEY,
+    peer BLOB NOT NULL,
+    channel INTEGER NOT NULL,
+    bytes INTEGER NOT NULL DEFAULT 0,
+    messages INTEGER NOT NULL DEFAULT 0,
+    lost INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (peer, channel)
+) STRICT;
+CREATE TABLE in_lane (
+    origin INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    high INTEGER NOT NULL,
+    tag INTEGER NOT NULL,
+    opened INTEGER NOT NULL,
+    PRIMARY KEY (origin, epoch)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE seen (
+    id TEXT NOT NULL,
+    origin INTEGER NOT NULL,
+    keep_until INTEGER NOT NULL,
+    PRIMARY KEY (id, origin)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE channel (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    last INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE inbox (
+    row INTEGER PRIMARY KEY,
+    origin INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    received_at INTEGER NOT NULL,
+    route INTEGER NOT NULL,
+    cost INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    reply_to TEXT NOT NULL,
+    timestamp INTEGER NOT NULL,
+    metadata BLOB NOT NULL,
+    payload BLOB NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE consumer (
+    channel INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    cursor INTEGER NOT NULL,
+    attempts BLOB NOT NULL,
+    PRIMARY KEY (channel, name)
+) STRICT, WITHOUT ROWID;
+";
+
+/// Brings a file to the newest version; refuses one that is newer or not ours.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let owner: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let newest = MIGRATIONS.len() as i64;
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if (tables > 0 || version > 0) && owner != APPLICATION_ID {
+        return Err(StoreError::Foreign);
+    }
+    if version > newest {
+        return Err(StoreError::Newer { found: version, known: newest });
+    }
+    for (index, step) in MIGRATIONS.iter().enumerate().skip(usize::try_from(version).unwrap_or(0)) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "user_version", index as i64 + 1)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
