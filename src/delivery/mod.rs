@@ -1,1 +1,3 @@
-//! To come.
+//! Durable delivery.
+
+pub mod effects;

@@ -104,6 +104,8 @@ pub(super) struct Lane {
     pub(super) bytes: u64,
     /// A load is under way.
     pub(super) loading: bool,
+    /// Rows that became tombstones meanwhile; what is loaded may not say so.
+    pub(super) late: Vec<(Seq, String)>,
     /// Waits for the store to make a row a tombstone before it goes on.
     pub(super) blocked_at: Option<Seq>,
     /// Rows that may be on the link unacknowledged: one while a refused lane
@@ -116,7 +118,7 @@ pub(super) struct Lane {
     /// Those of them that it was asked about on this link.
     pub(super) asked: usize,
     /// There are more to ask about once those are answered.
-    pub(super) more_unresolved: bool,
+    pub(super) ask_again: bool,
 }
 
 impl Lane {
@@ -132,12 +134,13 @@ impl Lane {
             rows: VecDeque::new(),
             bytes: 0,
             loading: false,
+            late: Vec::new(),
             blocked_at: None,
             credit: usize::MAX,
             backoff: 0,
             unresolved: false,
             asked: 0,
-            more_unresolved: false,
+            ask_again: false,
         }
     }
 
@@ -149,6 +152,7 @@ impl Lane {
         self.number = 0;
         self.credit = usize::MAX;
         self.asked = 0;
+        self.ask_again = false;
         self.forget_rows();
     }
 
@@ -213,6 +217,8 @@ impl Lane {
             held.row.body = RowBody::Tombstone { id: id.to_owned() };
             let after = held.row.cost();
             self.bytes = (self.bytes + after).saturating_sub(before);
+        } else if self.loading {
+            self.late.push((seq, id.to_owned()));
         }
     }
 

@@ -29,7 +29,7 @@ use crate::{
 /// Bytes of all lanes to one peer in memory.
 const PEER_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
 
-/// A lane with something to send, as the store knows it.
+/// A lane as the store knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneInfo {
     /// The channel.
@@ -69,7 +69,7 @@ pub enum SenderInput {
     LinkDown(LinkNumber),
     /// A frame came.
     Frame(LinkNumber, Back),
-    /// The store has something for these lanes; also says their epochs.
+    /// These lanes are in the store; all of them, when the machine is new.
     Lanes(Vec<LaneInfo>),
     /// The store took a new row.
     Appended {
@@ -150,7 +150,7 @@ pub enum SenderEffect {
     },
     /// Store: the link is gone; rows to come are not seen by the peer.
     Hide,
-    /// Store: tell anew which lanes have something to send.
+    /// Store: tell anew which lanes there are.
     Rescan,
     /// Store: read rows from a position on.
     Load {
@@ -361,7 +361,7 @@ impl Sender {
         });
         self.send(Forward::Hello(Hello { version: VERSION, features: 0 }));
         // Without waiting for the answer: it costs nothing when it is no.
-        self.open_pending();
+        self.open_all();
     }
 
     fn link_down(&mut self, number: LinkNumber) {
@@ -390,6 +390,7 @@ impl Sender {
     fn store_failed(&mut self) {
         for lane in self.lanes.values_mut() {
             lane.loading = false;
+            lane.late.clear();
             if lane.phase == Phase::Renumbering {
                 lane.phase = Phase::Closed;
             }
@@ -425,7 +426,7 @@ impl Sender {
         }
         link.state = PeerState::Up;
         link.max_message_bytes = welcome.max_message_bytes;
-        self.open_pending();
+        self.open_all();
         self.pump_ephemerals();
     }
 
@@ -442,10 +443,11 @@ impl Sender {
 
     // Opening lanes
 
-    fn open_pending(&mut self) {
-        let pending: Vec<Channel> =
-            self.lanes.iter().filter(|(_, lane)| lane.is_pending()).map(|(channel, _)| channel.clone()).collect();
-        for channel in pending {
+    /// Opens lanes that are done too: the peer may have been restored to a
+    /// time before it got what it acknowledged.
+    fn open_all(&mut self) {
+        let channels: Vec<Channel> = self.lanes.keys().cloned().collect();
+        for channel in channels {
             self.open(&channel);
         }
     }
@@ -533,7 +535,7 @@ impl Sender {
         let Some(lane) = self.lanes.get_mut(channel) else { return };
         lane.asked = ids.len();
         lane.unresolved = more || !ids.is_empty();
-        lane.more_unresolved = more;
+        lane.ask_again |= more;
         let number = lane.number;
         for id in ids {
             self.send(Forward::Query(Query { lane: number, id }));
@@ -544,6 +546,9 @@ impl Sender {
         let Some(lane) = self.lanes.get_mut(channel) else { return };
         lane.phase = Phase::Flowing;
         lane.minted = false;
+        if lane.ask_again && lane.asked == 0 {
+            return self.reopen(channel);
+        }
         self.pump(channel);
     }
 
@@ -558,11 +563,8 @@ impl Sender {
         lane.minted = true;
         lane.last = info.last;
         lane.unresolved = info.unresolved;
-        let pending = lane.is_pending();
         self.lanes.insert(channel.clone(), lane);
-        if pending {
-            self.open(&channel);
-        }
+        self.open(&channel);
     }
 
     // Rows
@@ -576,10 +578,8 @@ impl Sender {
         if lane.phase == Phase::Closed {
             lane.unresolved |= info.unresolved;
         }
-        if lane.is_pending() {
-            self.open(&info.channel);
-            self.load_if_wanted(&info.channel);
-        }
+        self.open(&info.channel);
+        self.load_if_wanted(&info.channel);
     }
 
     fn appended(&mut self, channel: Channel, epoch: Epoch, row: OutRow) {
@@ -611,14 +611,33 @@ impl Sender {
         for row in rows {
             lane.push(row);
         }
+        for (seq, id) in std::mem::take(&mut lane.late) {
+            lane.bury(seq, &id);
+        }
         self.pump(channel);
     }
 
     fn buried(&mut self, channel: &Channel, epoch: Epoch, seq: Seq, id: &str) {
         let Some(lane) = self.lanes.get_mut(channel) else { return };
-        if lane.epoch == epoch {
+        if lane.epoch != epoch {
+            return; // Renumbered since; the store has it.
+        }
+        if matches!(lane.phase, Phase::Preparing { .. }) {
+            // The answer of the store may be older than this.
+            lane.ask_again = true;
+        }
+        if seq > lane.acked {
             lane.bury(seq, id);
-            self.pump(channel);
+            return self.pump(channel);
+        }
+        // It crossed the acknowledgement: the peer has it, or was told to do
+        // without it. It knows.
+        lane.unresolved = true;
+        match lane.phase {
+            Phase::Closed => self.open(channel),
+            _ if lane.asked > 0 => lane.ask_again = true,
+            Phase::Flowing | Phase::Full { .. } => self.reopen(channel),
+            _ => lane.ask_again = true,
         }
     }
 
@@ -724,7 +743,7 @@ impl Sender {
     fn outcome(&mut self, outcome: Outcome) {
         let Some((channel, lane)) = Self::by_number(&self.link, &mut self.lanes, outcome.lane) else { return };
         lane.asked = lane.asked.saturating_sub(1);
-        let (none_left, more) = (lane.asked == 0, lane.more_unresolved);
+        let (none_left, more) = (lane.asked == 0, lane.ask_again);
         lane.unresolved = more || !none_left;
         self.effects.push_back(SenderEffect::Resolved {
             channel: channel.clone(),

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, types::Value};
 
 use super::{StoreError, schema};
@@ -72,6 +73,8 @@ pub struct Db {
     pub(super) inbox: Fill,
     /// Lanes whose new rows go on a link at once.
     pub(super) live: BTreeSet<i64>,
+    /// Makes tags and epochs.
+    rng: StdRng,
 }
 
 impl Db {
@@ -87,32 +90,33 @@ impl Db {
             other => other,
         };
         let connection = Connection::open(path).map_err(|error| named(error.into()))?;
-        Self::prepare(connection, options).map_err(named)
+        Self::prepare(connection, options, rand::make_rng()).map_err(named)
     }
 
-    /// A store in memory, for simulations.
+    /// A store in memory, whose tags and epochs follow from a seed: for
+    /// simulations.
     ///
     /// # Errors
     /// When SQLite refuses.
-    pub fn in_memory(options: StoreOptions) -> Result<Self, StoreError> {
-        Self::prepare(Connection::open_in_memory()?, options)
+    pub fn in_memory(options: StoreOptions, seed: u64) -> Result<Self, StoreError> {
+        Self::prepare(Connection::open_in_memory()?, options, StdRng::seed_from_u64(seed))
     }
 
-    /// A store from a copy of another; what a restored backup is.
+    /// A copy in memory, with a seed of its own: what a restored backup is.
     ///
     /// # Errors
     /// When SQLite refuses.
-    pub fn copy(&self) -> Result<Self, StoreError> {
+    pub fn copy(&self, seed: u64) -> Result<Self, StoreError> {
         let mut connection = Connection::open_in_memory()?;
         rusqlite::backup::Backup::new(&self.connection, &mut connection)?.run_to_completion(
             i32::MAX,
             Duration::ZERO,
             None,
         )?;
-        Self::prepare(connection, self.options.clone())
+        Self::prepare(connection, self.options.clone(), StdRng::seed_from_u64(seed))
     }
 
-    fn prepare(mut connection: Connection, options: StoreOptions) -> Result<Self, StoreError> {
+    fn prepare(mut connection: Connection, options: StoreOptions, rng: StdRng) -> Result<Self, StoreError> {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.busy_timeout(Duration::from_secs(10))?;
         // Only a new file takes this; it lets the file shrink again later.
@@ -131,9 +135,14 @@ impl Db {
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         schema::migrate(&mut connection)?;
         let mut db =
-            Self { connection, options, outbox: Fill::default(), inbox: Fill::default(), live: BTreeSet::new() };
+            Self { connection, options, outbox: Fill::default(), inbox: Fill::default(), live: BTreeSet::new(), rng };
         db.recount()?;
         Ok(db)
+    }
+
+    /// A tag or an epoch; never 0, which stands for none.
+    pub(super) fn random(&mut self) -> u64 {
+        self.rng.random_range(1..=u64::MAX)
     }
 
     /// Reads the totals anew: at the start, and after a batch was undone.

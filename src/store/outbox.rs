@@ -251,7 +251,7 @@ impl Db {
             Some(lane) => lane,
             None => self.create_lane(&peer, &channel)?,
         };
-        let (seq, tag) = (lane.last + 1, rand::random::<Tag>());
+        let (seq, tag) = (lane.last + 1, self.random());
         let row = key(lane.id, seq);
         let expires_at = now.saturating_add(ttl_ms);
         let metadata = encode_metadata(&content.metadata);
@@ -291,8 +291,8 @@ impl Db {
         Ok(Enqueued::New(Queued { epoch: lane.epoch, row }))
     }
 
-    fn create_lane(&self, peer: &PeerId, channel: &str) -> Result<LaneRow, StoreError> {
-        let epoch: Epoch = rand::random();
+    fn create_lane(&mut self, peer: &PeerId, channel: &str) -> Result<LaneRow, StoreError> {
+        let epoch = self.random();
         self.connection
             .prepare_cached("INSERT INTO out_lane (peer, channel, epoch) VALUES (?1, ?2, ?3)")?
             .execute(params![peer.to_bytes(), channel, epoch.cast_signed()])?;
@@ -377,26 +377,36 @@ impl Db {
         Ok((records, next))
     }
 
-    /// Lanes with something to send, of one peer or of all.
+    /// All lanes to a peer.
     ///
     /// # Errors
     /// When SQLite refuses.
-    pub fn pending_lanes(&self, peer_id: Option<&PeerId>) -> Result<Vec<(PeerId, LaneInfo)>, StoreError> {
+    pub fn lanes_to(&self, peer: &PeerId) -> Result<Vec<LaneInfo>, StoreError> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT peer, channel, epoch, last, EXISTS (SELECT 1 FROM sent s WHERE s.lane = l.id AND s.pending != 0) AS u \
-             FROM out_lane l WHERE (?1 IS NULL OR peer = ?1) AND (last > acked OR u)",
+            "SELECT channel, epoch, last, EXISTS (SELECT 1 FROM sent s WHERE s.lane = l.id AND s.pending != 0) \
+             FROM out_lane l WHERE peer = ?1",
         )?;
-        let rows = statement.query_map([peer_id.map(|peer| peer.to_bytes())], |row| {
-            Ok((
-                peer(&row.get::<_, Vec<u8>>(0)?)?,
-                LaneInfo {
-                    channel: row.get::<_, String>(1)?.into(),
-                    epoch: row.get::<_, i64>(2)?.cast_unsigned(),
-                    last: row.get::<_, i64>(3)?.cast_unsigned(),
-                    unresolved: row.get(4)?,
-                },
-            ))
+        let rows = statement.query_map([peer.to_bytes()], |row| {
+            Ok(LaneInfo {
+                channel: row.get::<_, String>(0)?.into(),
+                epoch: row.get::<_, i64>(1)?.cast_unsigned(),
+                last: row.get::<_, i64>(2)?.cast_unsigned(),
+                unresolved: row.get(3)?,
+            })
         })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Peers that have something to hear.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn waiting_peers(&self) -> Result<Vec<PeerId>, StoreError> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT DISTINCT peer FROM out_lane l WHERE last > acked \
+             OR EXISTS (SELECT 1 FROM sent s WHERE s.lane = l.id AND s.pending != 0)",
+        )?;
+        let rows = statement.query_map([], |row| peer(&row.get::<_, Vec<u8>>(0)?))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -583,7 +593,7 @@ impl Db {
         let Some(lane) = self.lane(peer, channel)? else { return Ok(None) };
         let (mut epoch_now, mut last) = (lane.epoch, lane.last);
         if lane.epoch == epoch {
-            (epoch_now, last) = (rand::random(), lane.last - lane.acked);
+            (epoch_now, last) = (self.random(), lane.last - lane.acked);
             let (id, acked) = (lane.id, lane.acked.cast_signed());
             self.connection.execute(
                 "UPDATE sent SET final = ?3 WHERE lane = ?1 AND seq <= ?2 AND final = 0 AND pending = 0",

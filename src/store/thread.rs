@@ -180,7 +180,8 @@ fn write_loop(mut db: Db, jobs: &std_mpsc::Receiver<Job>) {
                 tracing::warn!(%error, "the store could not note its clean stop");
             }
             drop(db);
-            drop(done.send(()));
+            // Whoever closed it may have stopped waiting.
+            let _ = done.send(());
             return;
         }
     }
