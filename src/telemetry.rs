@@ -26,13 +26,15 @@ pub enum FilterError {
 /// # Errors
 /// See [`FilterError`].
 pub fn parse_filter(filter: &str) -> Result<EnvFilter, FilterError> {
-    for directive in filter.split(',').map(str::trim) {
-        let has_level = directive.contains(['=', '[', '{']);
-        if !has_level && !directive.is_empty() && directive.parse::<LevelFilter>().is_err() {
-            return Err(FilterError::BareWord(directive.to_owned()));
+    let directives: Vec<&str> = filter.split(',').map(str::trim).collect();
+    for directive in &directives {
+        let is_word = !directive.contains(['=', '[', ']', '{', '}']) && !directive.is_empty();
+        if is_word && directive.parse::<LevelFilter>().is_err() {
+            return Err(FilterError::BareWord((*directive).to_owned()));
         }
     }
-    Ok(EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse(filter)?)
+    let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+    Ok(builder.parse(directives.join(","))?)
 }
 
 /// Starts logging for the whole process. Under systemd, whose journal has its

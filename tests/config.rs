@@ -1,5 +1,7 @@
 //! Settings: the layers, the fixtures, the example, and the default paths.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -217,10 +219,10 @@ fn the_state_directory_is_found() {
     let named = Flags { state_dir: Some("/flag".into()), ..Flags::default() };
     let set = variables(&[("state_dir", "/set")]);
     assert_eq!(state(&named, set.clone()), Path::new("/flag"));
-    let systemd = Some(PathBuf::from("/var/lib/private/p2p-node"));
-    assert_eq!(state(&none, Environment { state_directory: systemd.clone(), ..set }), Path::new("/set"));
-    let env = Environment { state_directory: systemd.clone(), xdg_state_home: Some("/xdg".into()), ..user() };
-    assert_eq!(state(&none, env), systemd.unwrap());
+    let systemd = PathBuf::from("/var/lib/private/p2p-node");
+    assert_eq!(state(&none, Environment { state_directory: Some(systemd.clone()), ..set }), Path::new("/set"));
+    let env = Environment { state_directory: Some(systemd.clone()), xdg_state_home: Some("/xdg".into()), ..user() };
+    assert_eq!(state(&none, env), systemd);
     assert_eq!(state(&none, Environment { xdg_state_home: Some("/xdg".into()), ..user() }), Path::new("/xdg/p2p-node"));
     assert_eq!(state(&none, Environment { uid: 0, ..user() }), Path::new("/var/lib/p2p-node"));
     let homeless = refused(&none, &Environment { home: None, ..user() }).to_string();
