@@ -5,6 +5,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -192,6 +193,39 @@ fn problems_say_where_they_were_set() {
     assert!(text.contains("ranges.toml): must be from 2 to 64"), "{text}");
     let origins: Vec<&Origin> = error.problems().iter().map(|problem| &problem.origin).collect();
     assert!(origins.contains(&&Origin::Flag) && origins.contains(&&Origin::Env), "{origins:?}");
+}
+
+/// The child of the test below, which is this test with variables set.
+const CHILD: &str = "TEST_CONFIG_CHILD";
+
+#[test]
+fn variables_of_the_process_are_captured() {
+    if std::env::var_os(CHILD).is_some() {
+        let env = Environment { system_config: PathBuf::new(), ..Environment::capture() };
+        let settings = load(&Flags::default(), &env).unwrap();
+        assert_eq!(settings.state_dir, Path::new("/state/first"));
+        assert_eq!(settings.socket, Path::new("/run/user/7/p2p-node/p2p-node.sock"));
+        assert_eq!(settings.socket_group, "007");
+        assert_eq!(settings.limits.max_streams, 16);
+        assert_eq!(settings.listen.len(), 2);
+        return;
+    }
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "variables_of_the_process_are_captured"])
+        .env_clear()
+        .env(CHILD, "1")
+        .env("STATE_DIRECTORY", "/state/first:/state/second")
+        .env("RUNTIME_DIRECTORY", "")
+        .env("XDG_STATE_HOME", "relative")
+        .env("XDG_RUNTIME_DIR", "/run/user/7")
+        .env("P2P_NODE_SOCKET", "/not/a/setting")
+        .env("P2P_NODE_CONFIG", "/not/a/setting")
+        .env("P2P_NODE_SOCKET_GROUP", "007")
+        .env("P2P_NODE_LIMITS__MAX_STREAMS", "16")
+        .env("P2P_NODE_LISTEN", "/ip4/127.0.0.1/tcp/0,/ip4/127.0.0.1/udp/0/quic-v1")
+        .output()
+        .unwrap();
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
 }
 
 #[test]

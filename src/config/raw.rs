@@ -169,6 +169,8 @@ fn unknown(layers: &Figment, known: &[&str], path: String, value: &Value, proble
             let origin = origin_of(layers, other);
             let what = if is_table {
                 "must be a table".to_owned()
+            } else if path == "socket" || path == "config" {
+                format!("is not set in a file; use --{path} or {}", env_name(&path))
             } else {
                 format!("is not a setting; {}", suggestion(known, &path, &origin))
             };
