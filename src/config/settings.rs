@@ -1,0 +1,276 @@
+//! Settings that were checked: what the daemon runs on.
+
+use std::{fmt::Display, ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use bytesize::ByteSize;
+use libp2p::{Multiaddr, multiaddr::Protocol};
+
+use super::{
+    Environment, Flags, Origin, Problem, paths,
+    raw::{Raw, Text, Written},
+};
+use crate::{
+    telemetry,
+    types::{Content, MAX_HEADER_BYTES, MESSAGE_BYTES_RANGE},
+};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+const DEFAULT_LISTEN: [&str; 4] =
+    ["/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4001", "/ip6/::/udp/4001/quic-v1", "/ip6/::/tcp/4001"];
+/// Each address costs a socket, and each is told to every peer.
+const MAX_LISTEN: usize = 16;
+/// As `useradd` has it.
+const MAX_GROUP_BYTES: usize = 32;
+/// More than any disk this runs on, and far from overflow.
+const MAX_QUEUE_BYTES: u64 = 1024 * 1024 * GIB;
+/// Less would not hold the daemon itself, and it would accept no connection.
+const MIN_MEMORY_BYTES: u64 = 64 * MIB;
+
+/// Validated settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Directory of identity and store.
+    pub state_dir: PathBuf,
+    /// Socket of the API; at most [`super::MAX_SOCKET_PATH_BYTES`] long.
+    pub socket: PathBuf,
+    /// Group that may open the socket.
+    pub socket_group: String,
+    /// Addresses to listen on; at least one.
+    pub listen: Vec<ListenAddress>,
+    /// Find peers on the local network.
+    pub mdns: bool,
+    /// Accept messages from everyone instead of the address book.
+    pub trust_open: bool,
+    /// What is logged: a filter that parses.
+    pub log: String,
+    /// Time to live of a message whose sender does not say; 1 s to 365 d.
+    pub default_ttl: Duration,
+    /// Longest that a shutdown waits for what is under way; 1 s to 5 min.
+    pub shutdown_grace: Duration,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// An address to listen on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenAddress {
+    /// TCP, or QUIC v1 over UDP.
+    pub addr: Multiaddr,
+    /// Failing to bind it is an error. False for the default addresses: a
+    /// host without IPv6 skips those.
+    pub required: bool,
+}
+
+/// Bounds of the daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest payload of a message, in bytes.
+    pub max_message_bytes: u64,
+    /// Of all messages waiting to be sent.
+    pub max_outbox_bytes: u64,
+    /// Of all messages that came in and are kept.
+    pub max_inbox_bytes: u64,
+    /// Of one peer's share of either.
+    pub max_peer_bytes: u64,
+    /// Connections with peers that are not trusted.
+    pub max_untrusted_connections: u32,
+    /// Connections with trusted peers.
+    pub max_trusted_connections: u32,
+    /// Connections with one peer.
+    pub max_connections_per_peer: u32,
+    /// Memory of the process above which no connection is accepted; `None`:
+    /// not watched.
+    pub max_memory_bytes: Option<u64>,
+    /// Streams of the API open at once.
+    pub max_streams: u32,
+}
+
+/// Checks raw settings. `None` only with problems.
+pub(super) fn validate(raw: Raw, flags: &Flags, env: &Environment, problems: &mut Vec<Problem>) -> Option<Settings> {
+    let state_dir = paths::state_dir(flags, &raw.state_dir, env, problems);
+    let socket = paths::socket(flags, env, problems);
+    let mut check = Check { problems };
+    let settings = Settings {
+        socket_group: check.group(raw.socket_group),
+        listen: check.listen(raw.listen),
+        mdns: check.switch(raw.mdns, true),
+        trust_open: check.trust(raw.trust),
+        log: check.log(raw.log),
+        default_ttl: check.time(raw.default_ttl, 7 * DAY, SECOND..=365 * DAY),
+        shutdown_grace: check.time(raw.shutdown_grace, 10 * SECOND, SECOND..=300 * SECOND),
+        limits: Limits {
+            max_message_bytes: check.size(raw.max_message_bytes.clone(), MIB, MESSAGE_BYTES_RANGE),
+            max_outbox_bytes: check.size(raw.max_outbox_bytes.clone(), GIB, KIB..=MAX_QUEUE_BYTES),
+            max_inbox_bytes: check.size(raw.max_inbox_bytes.clone(), GIB, KIB..=MAX_QUEUE_BYTES),
+            max_peer_bytes: check.size(raw.max_peer_bytes.clone(), 256 * MIB, KIB..=MAX_QUEUE_BYTES),
+            max_untrusted_connections: check.count(raw.max_untrusted_connections, 100, 0..=100_000),
+            max_trusted_connections: check.count(raw.max_trusted_connections, 1000, 1..=100_000),
+            // One would refuse the better connection that replaces a worse.
+            max_connections_per_peer: check.count(raw.max_connections_per_peer, 8, 2..=64),
+            max_memory_bytes: raw
+                .max_memory_bytes
+                .map(|written| check.size(Some(written), MIN_MEMORY_BYTES, MIN_MEMORY_BYTES..=MAX_QUEUE_BYTES)),
+            max_streams: check.count(raw.max_streams, 256, 4..=10_000),
+        },
+        state_dir: state_dir?,
+        socket: socket?,
+    };
+    let limits = &settings.limits;
+    for (key, written, value) in [
+        ("limits.max_outbox_bytes", raw.max_outbox_bytes, limits.max_outbox_bytes),
+        ("limits.max_inbox_bytes", raw.max_inbox_bytes, limits.max_inbox_bytes),
+        ("limits.max_peer_bytes", raw.max_peer_bytes, limits.max_peer_bytes),
+    ] {
+        check.holds_a_message(key, written, value, limits.max_message_bytes);
+    }
+    Some(settings)
+}
+
+/// Checks one setting after the other. A bad one becomes a problem and takes
+/// its default, so that the others are checked too.
+struct Check<'a> {
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Check<'_> {
+    fn parsed<T>(&mut self, written: Text, default: T, parse: impl FnOnce(&str) -> Result<T, String>) -> T {
+        let Some(Written { key, value, origin }) = written else { return default };
+        parse(value.trim()).unwrap_or_else(|what| {
+            self.problems.push(Problem { key: key.to_owned(), value: Some(value), origin, what });
+            default
+        })
+    }
+
+    fn switch(&mut self, written: Text, default: bool) -> bool {
+        self.parsed(written, default, |text| match text {
+            "true" | "1" | "yes" | "on" => Ok(true),
+            "false" | "0" | "no" | "off" => Ok(false),
+            _ => Err("must be true or false".to_owned()),
+        })
+    }
+
+    fn count(&mut self, written: Text, default: u32, range: RangeInclusive<u32>) -> u32 {
+        self.parsed(written, default, |text| {
+            let number: u64 = text.parse().map_err(|_| format!("must be a whole number {}", bounds(&range)))?;
+            let number = u32::try_from(number).ok().filter(|number| range.contains(number));
+            number.ok_or_else(|| format!("must be {}", bounds(&range)))
+        })
+    }
+
+    fn size(&mut self, written: Text, default: u64, range: RangeInclusive<u64>) -> u64 {
+        let limits = ByteSize(*range.start())..=ByteSize(*range.end());
+        self.parsed(written, default, |text| {
+            let size: ByteSize = text
+                .parse()
+                .map_err(|_| "must be a size: a number of bytes, or a text such as \"64 MiB\"".to_owned())?;
+            if range.contains(&size.0) { Ok(size.0) } else { Err(format!("must be {}", bounds(&limits))) }
+        })
+    }
+
+    fn time(&mut self, written: Text, default: Duration, range: RangeInclusive<Duration>) -> Duration {
+        let human = |time: &Duration| humantime::format_duration(*time).to_string();
+        self.parsed(written, default, |text| {
+            let time = humantime::parse_duration(text)
+                .map_err(|_| "must be a duration such as \"10s\" or \"7d\"".to_owned())?;
+            if range.contains(&time) {
+                Ok(time)
+            } else {
+                Err(format!("must be from {} to {}", human(range.start()), human(range.end())))
+            }
+        })
+    }
+
+    fn trust(&mut self, written: Text) -> bool {
+        self.parsed(written, false, |text| match text {
+            "known" => Ok(false),
+            "open" => Ok(true),
+            _ => Err("must be \"known\" (the address book) or \"open\" (everyone)".to_owned()),
+        })
+    }
+
+    fn log(&mut self, written: Text) -> String {
+        self.parsed(written, "info".to_owned(), |text| match telemetry::parse_filter(text) {
+            Ok(_) => Ok(text.to_owned()),
+            Err(error) => Err(error.to_string()),
+        })
+    }
+
+    fn group(&mut self, written: Text) -> String {
+        self.parsed(written, "p2p-node".to_owned(), |text| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.$".contains(c);
+            if text.is_empty() || text.len() > MAX_GROUP_BYTES || !text.chars().all(plain) {
+                return Err(format!(
+                    "must be the name of a group: 1 to {MAX_GROUP_BYTES} letters, digits, \"-\", \"_\" or \".\""
+                ));
+            }
+            Ok(text.to_owned())
+        })
+    }
+
+    fn listen(&mut self, written: Option<Written<Vec<String>>>) -> Vec<ListenAddress> {
+        let Some(Written { key, value: texts, origin }) = written else { return listen_addresses(&DEFAULT_LISTEN) };
+        let mut refuse = |value: Option<&str>, what: String| {
+            let value = value.map(str::to_owned);
+            self.problems.push(Problem { key: key.to_owned(), value, origin: origin.clone(), what });
+        };
+        if texts.is_empty() || texts.len() > MAX_LISTEN {
+            let what = format!("has {} addresses; it must have from 1 to {MAX_LISTEN}", texts.len());
+            refuse(None, what);
+        }
+        for (index, text) in texts.iter().enumerate().take(MAX_LISTEN) {
+            match listen_address(text) {
+                Err(what) => refuse(Some(text), what),
+                Ok(_) if texts[..index].contains(text) => {
+                    refuse(Some(text), "is there twice; remove one".to_owned());
+                }
+                Ok(_) => {}
+            }
+        }
+        listen_addresses(&texts)
+    }
+
+    /// A queue that cannot hold one message of the largest size would refuse
+    /// it for ever.
+    fn holds_a_message(&mut self, key: &str, written: Text, value: u64, max_message_bytes: u64) {
+        let least = max_message_bytes + MAX_HEADER_BYTES as u64 + Content::default().cost();
+        if value >= least {
+            return;
+        }
+        let (text, origin) = written.map_or((None, Origin::Default), |written| (Some(written.value), written.origin));
+        let what = format!(
+            "must be at least {least}, the cost of one message of limits.max_message_bytes ({max_message_bytes}); \
+             raise it or lower that"
+        );
+        self.problems.push(Problem { key: key.to_owned(), value: text, origin, what });
+    }
+}
+
+/// Those that parse. The default list is the default also when written out.
+fn listen_addresses<T: AsRef<str>>(texts: &[T]) -> Vec<ListenAddress> {
+    let required = !texts.iter().map(AsRef::as_ref).eq(DEFAULT_LISTEN);
+    texts
+        .iter()
+        .filter_map(|text| listen_address(text.as_ref()).ok())
+        .map(|addr| ListenAddress { addr, required })
+        .collect()
+}
+
+fn listen_address(text: &str) -> Result<Multiaddr, String> {
+    const EXAMPLES: &str = "write it like /ip4/0.0.0.0/udp/4001/quic-v1 or /ip6/::/tcp/4001";
+    let addr: Multiaddr = text.parse().map_err(|error| format!("is no multiaddr ({error}); {EXAMPLES}"))?;
+    let parts: Vec<Protocol<'_>> = addr.iter().collect();
+    match parts.as_slice() {
+        [Protocol::Ip4(_) | Protocol::Ip6(_), Protocol::Tcp(_)]
+        | [Protocol::Ip4(_) | Protocol::Ip6(_), Protocol::Udp(_), Protocol::QuicV1] => Ok(addr),
+        _ => Err(format!("is no address to listen on: an IP address with TCP, or with UDP and quic-v1; {EXAMPLES}")),
+    }
+}
+
+fn bounds<T: Display>(range: &RangeInclusive<T>) -> String {
+    format!("from {} to {}", range.start(), range.end())
+}
