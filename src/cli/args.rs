@@ -8,12 +8,12 @@ use super::{listen::ListenArgs, peers, queue::QueueCommand, reach, run::RunArgs,
 
 const EXAMPLES: &str = "\
 Examples:
-  p2p-node demo                           see it work, without any setup
-  p2p-node run                            start a node in this terminal
-  p2p-node status                         what is my peer id, am I connected?
-  p2p-node peer add 12D3Koo... --alias pi trust a peer and name it
-  p2p-node send pi 'hello'                send it a message
-  p2p-node listen                         print what arrives
+  p2p-node demo                            see it work, without any setup
+  p2p-node run                             start a node in this terminal
+  p2p-node status                          what is my peer id, am I connected?
+  p2p-node peer add 12D3Koo... --alias pi  trust a peer and name it
+  p2p-node send pi 'hello'                 send it a message
+  p2p-node listen                          print what arrives
 
 Exit status: 0 done, 1 the request failed, 64 bad usage or configuration,
 69 no daemon at the socket, 77 no permission on the socket.";
@@ -30,6 +30,7 @@ pub(super) struct Cli {
 
 /// Flags of every command, before or after its name.
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(super) struct Global {
     /// The daemon's socket [default: $XDG_RUNTIME_DIR/p2p-node/p2p-node.sock,
     /// else /run/p2p-node/p2p-node.sock]
@@ -67,6 +68,17 @@ fn non_empty(value: Option<&OsString>) -> Option<PathBuf> {
 pub(super) enum Command {
     /// Run the node in the foreground
     Run(RunArgs),
+    #[command(flatten)]
+    Client(ClientCommand),
+    /// Print the version
+    Version,
+    /// Print completions for a shell
+    Completions(shell::CompletionsArgs),
+}
+
+/// Commands that talk to a daemon.
+#[derive(Debug, Subcommand)]
+pub(super) enum ClientCommand {
     /// See two nodes at work on this machine, without any setup
     Demo,
     /// Show the node's own condition
@@ -89,10 +101,6 @@ pub(super) enum Command {
     /// Keep the address book: who is known and trusted
     #[command(subcommand)]
     Peer(peers::PeerCommand),
-    /// Print the version
-    Version,
-    /// Print completions for a shell
-    Completions(shell::CompletionsArgs),
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! `listen`: prints a channel's messages and acknowledges what it printed.
 
 use std::{
-    collections::HashMap,
     io::{self, IsTerminal as _, Write as _},
     time::Duration,
 };
@@ -15,12 +14,11 @@ use super::{
     client::{ANSWER, Client, answer, connect},
     errors::Failure,
     json,
-    output::{Out, clean, payload, short_id, time},
+    output::{Names, Out, clean, name_of, payload, time},
+    peers,
     signals::Signals,
 };
-use crate::proto::{
-    AckMode, AckRequest, Delivery, ListPeersRequest, ListenRequest, ListenResponse, Message, listen_response::Frame,
-};
+use crate::proto::{AckMode, AckRequest, Delivery, ListenRequest, ListenResponse, Message, listen_response::Frame};
 
 /// How long the last acknowledgement may take after Ctrl-C.
 const LAST_ACK: Duration = Duration::from_secs(1);
@@ -59,7 +57,7 @@ struct Listener {
     client: Client,
     args: ListenArgs,
     /// Aliases by peer id, as they were at the start.
-    names: HashMap<String, String>,
+    names: Names,
     /// Messages still to be printed, if there is an end.
     left: Option<u64>,
     /// Cursor of the last message printed, while it is not acknowledged.
@@ -72,7 +70,7 @@ struct Listener {
 pub(super) async fn listen(args: ListenArgs, global: &Global, out: Out) -> Result<(), Failure> {
     let mut signals = Signals::ending()?;
     let mut client = connect(global).await?;
-    let names = if out.json() { HashMap::new() } else { aliases(&mut client).await? };
+    let names = if out.json() { Names::new() } else { peers::names(&mut client).await? };
     let left = args.max;
     let mut listener = Listener { client, args, names, left, printed: None, out };
     let ended = tokio::select! {
@@ -176,15 +174,9 @@ async fn print(out: Out, text: String) -> Result<(), Failure> {
     written.unwrap_or_else(|error| Err(Failure::Failed(format!("cannot write to stdout: {error}"))))
 }
 
-async fn aliases(client: &mut Client) -> Result<HashMap<String, String>, Failure> {
-    let peers = answer(ANSWER, client.list_peers(ListPeersRequest { online: false })).await?.peers;
-    let named = peers.into_iter().filter(|peer| !peer.alias.is_empty());
-    Ok(named.map(|peer| (peer.peer_id, peer.alias)).collect())
-}
-
 /// A message on one line: when, who, where, what kind, what.
-fn text(message: &Message, names: &HashMap<String, String>) -> String {
-    let from = names.get(&message.from).cloned().unwrap_or_else(|| short_id(&message.from));
+fn text(message: &Message, names: &Names) -> String {
+    let from = name_of(&message.from, names);
     let at = if message.received_at > 0 { message.received_at } else { message.timestamp };
     let mut line = format!("{}  {}", time(at), clean(&from));
     if !message.channel.is_empty() {
@@ -204,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_message_is_one_safe_line() {
-        let names = HashMap::from([("12D3KooWabcdefgh".to_owned(), "pi".to_owned())]);
+        let names = Names::from([("12D3KooWabcdefgh".to_owned(), "pi".to_owned())]);
         let mut message = Message {
             from: "12D3KooWabcdefgh".into(),
             received_at: 1_000,

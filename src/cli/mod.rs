@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use args::{Cli, Command, Global};
+use args::{Cli, ClientCommand, Command, Global};
 use errors::{Failure, exit};
 use output::Out;
 
@@ -50,7 +50,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args, cli.global),
         Command::Completions(args) => shell::completions(&args),
         Command::Version => shell::version(Out::new(cli.global.json)),
-        command => in_runtime(command, &cli.global),
+        Command::Client(command) => in_runtime(command, &cli.global),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn in_runtime(command: Command, global: &Global) -> Result<(), Failure> {
+fn in_runtime(command: ClientCommand, global: &Global) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
@@ -73,20 +73,18 @@ fn in_runtime(command: Command, global: &Global) -> Result<(), Failure> {
     outcome
 }
 
-async fn dispatch(command: Command, global: &Global) -> Result<(), Failure> {
+async fn dispatch(command: ClientCommand, global: &Global) -> Result<(), Failure> {
     let out = Out::new(global.json);
     match command {
-        // These run without a client.
-        Command::Run(_) | Command::Completions(_) | Command::Version => Ok(()),
-        Command::Demo => demo::demo(out).await,
-        Command::Status => status::status(global, out).await,
-        Command::Peers(args) => peers::list(&args, global, out).await,
-        Command::Peer(command) => peers::peer(command, global, out).await,
-        Command::Send(args) => Box::pin(send::send(args, global, out)).await,
-        Command::Listen(args) => listen::listen(args, global, out).await,
-        Command::Queue(command) => queue::queue(command, global, out).await,
-        Command::Ping(args) => reach::ping(&args, global, out).await,
-        Command::Connect(args) => reach::connect(args, global, out).await,
-        Command::Disconnect(args) => reach::disconnect(args, global, out).await,
+        ClientCommand::Demo => demo::demo(out).await,
+        ClientCommand::Status => status::status(global, out).await,
+        ClientCommand::Peers(args) => peers::list(&args, global, out).await,
+        ClientCommand::Peer(command) => peers::peer(command, global, out).await,
+        ClientCommand::Send(args) => Box::pin(send::send(args, global, out)).await,
+        ClientCommand::Listen(args) => listen::listen(args, global, out).await,
+        ClientCommand::Queue(command) => queue::queue(command, global, out).await,
+        ClientCommand::Ping(args) => reach::ping(&args, global, out).await,
+        ClientCommand::Connect(args) => reach::connect(args, global, out).await,
+        ClientCommand::Disconnect(args) => reach::disconnect(args, global, out).await,
     }
 }

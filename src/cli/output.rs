@@ -1,6 +1,7 @@
 //! What people read: stdout, tables, and words for values.
 
 use std::{
+    collections::HashMap,
     fmt::Write as _,
     io::{self, Write as _},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -103,11 +104,12 @@ impl Table {
 }
 
 /// Whether a terminal may obey a character instead of showing it: controls
-/// (C0, DEL, C1), and marks that reorder or hide the text around them.
+/// (C0, DEL, C1), and marks that reorder or hide the text around them. Joiners
+/// stay, for scripts and emoji are written with them.
 pub(super) fn is_unsafe(character: char) -> bool {
     character.is_control()
         || matches!(character,
-            '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            '\u{061c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
             | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
@@ -143,6 +145,14 @@ pub(super) fn short_id(peer_id: &str) -> String {
 /// What to call a peer: its alias if it has one.
 pub(super) fn peer_name(peer: &proto::Peer) -> String {
     if peer.alias.is_empty() { short_id(&peer.peer_id) } else { peer.alias.clone() }
+}
+
+/// Aliases by peer id.
+pub(super) type Names = HashMap<String, String>;
+
+/// What to call the peer of an id.
+pub(super) fn name_of(peer_id: &str, names: &Names) -> String {
+    names.get(peer_id).cloned().unwrap_or_else(|| short_id(peer_id))
 }
 
 /// A number with its thousands apart.
@@ -273,7 +283,9 @@ mod tests {
     fn controls_are_escaped() {
         assert_eq!(clean("a\x1b[31mb\r\n\tc"), "a\\u{1b}[31mb\\r\\n\\tc");
         assert_eq!(clean("\u{9b}\u{202e}"), "\\u{9b}\\u{202e}");
-        assert_eq!(clean("grüße 👋"), "grüße 👋");
+        for text in ["grüße 👋", "👩\u{200d}🔧", "می\u{200c}شود"] {
+            assert_eq!(clean(text), text);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{
     args::Global,
     client::{ANSWER, Client, answer, connect},
     errors::Failure,
-    output::{Out, Table, ago, clean, count, peer_name, plural, reason, route, rtt, trust},
+    output::{Names, Out, Table, ago, clean, count, peer_name, plural, reason, route, rtt, trust},
 };
 use crate::proto::{AddPeerRequest, BlockRequest, ListPeersRequest, Peer, RemovePeerRequest, Trust};
 
@@ -141,6 +141,12 @@ async fn book(client: &mut Client, out: Out) -> Result<(), Failure> {
         return out.line("the address book is empty; `p2p-node peer add` adds a peer");
     }
     out.bytes(book_text(&peers).as_bytes())
+}
+
+/// The aliases of the address book.
+pub(super) async fn names(client: &mut Client) -> Result<Names, Failure> {
+    let named = fetch(client, false).await?.into_iter().filter(|peer| !peer.alias.is_empty());
+    Ok(named.map(|peer| (peer.peer_id, peer.alias)).collect())
 }
 
 async fn fetch(client: &mut Client, online: bool) -> Result<Vec<Peer>, Failure> {

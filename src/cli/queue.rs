@@ -8,7 +8,8 @@ use super::{
     args::Global,
     client::{ANSWER, Client, answer, connect},
     errors::Failure,
-    output::{Out, Table, ago, bytes, clean, duration, short_id, state, why},
+    output::{Names, Out, Table, ago, bytes, clean, duration, name_of, state, why},
+    peers,
 };
 use crate::proto::{CancelRequest, ListMessagesRequest, MessageState, SentMessage};
 
@@ -66,6 +67,7 @@ async fn list(args: LsArgs, client: &mut Client, out: Out) -> Result<(), Failure
         page_token: String::new(),
     };
     let mut table = Table::new(&["STATE", "PEER", "CHANNEL", "QUEUED", "SIZE", "TTL LEFT", "ID", "WHY"]);
+    let names = if out.json() { Names::new() } else { peers::names(client).await? };
     let mut empty = true;
     loop {
         let page = answer(ANSWER, client.list_messages(request.clone())).await?;
@@ -73,7 +75,7 @@ async fn list(args: LsArgs, client: &mut Client, out: Out) -> Result<(), Failure
         if out.json() {
             page.messages.iter().try_for_each(|message| out.object(message))?;
         } else if !page.messages.is_empty() {
-            page.messages.iter().for_each(|message| table.row(row(message, SystemTime::now())));
+            page.messages.iter().for_each(|message| table.row(row(message, &names, SystemTime::now())));
             out.bytes(table.take().as_bytes())?;
         }
         if page.next_page_token.is_empty() {
@@ -114,14 +116,14 @@ fn outcome(message: &SentMessage) -> Result<String, String> {
     }
 }
 
-fn row(message: &SentMessage, now: SystemTime) -> Vec<String> {
+fn row(message: &SentMessage, names: &Names, now: SystemTime) -> Vec<String> {
     let pending = match message.pending_outcome {
         0 => String::new(),
         outcome => format!("→{}", state(outcome)),
     };
     vec![
         format!("{}{pending}", state(message.state)),
-        short_id(&message.peer),
+        name_of(&message.peer, names),
         if message.channel.is_empty() { "-".to_owned() } else { message.channel.clone() },
         ago(message.queued_at, now),
         bytes(message.payload_bytes),
@@ -153,13 +155,15 @@ mod tests {
     #[test]
     fn rows_say_why() {
         let message = SentMessage {
+            peer: "12D3KooW".into(),
             reason: Reason::NotConnected.into(),
             detail: "being dialled".into(),
             payload_bytes: 2048,
             ttl_left_ms: 60_000,
             ..message(MessageState::Queued, MessageState::Unspecified)
         };
-        let row = row(&message, SystemTime::now());
-        assert_eq!(row, ["QUEUED", "", "-", "-", "2.0 KiB", "1m 0s", "7", "NOT_CONNECTED: being dialled"]);
+        let names = Names::from([("12D3KooW".to_owned(), "pi".to_owned())]);
+        let row = row(&message, &names, SystemTime::now());
+        assert_eq!(row, ["QUEUED", "pi", "-", "-", "2.0 KiB", "1m 0s", "7", "NOT_CONNECTED: being dialled"]);
     }
 }
