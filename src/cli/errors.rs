@@ -141,28 +141,24 @@ pub(super) fn code_name(code: Code) -> &'static str {
 
 /// Code and message on the first line, a line for each detail after it.
 fn rpc_text(status: &Status) -> String {
-    let mut text = format!("{}: {}", code_name(status.code()), lines(status.message()));
-    for cause in causes(status) {
-        text.push_str(&format!("\n  {}", clean(&cause)));
+    // A status that came over the wire has no cause on this side.
+    if let Some(cause) = root_cause(status) {
+        return format!("UNAVAILABLE: the connection to the daemon broke off ({}); its log may say why", clean(&cause));
     }
+    let mut text = format!("{}: {}", code_name(status.code()), lines(status.message()));
     for detail in details(status) {
         text.push_str(&format!("\n  {}", clean(&detail)));
     }
     text
 }
 
-/// What broke beneath, when it was the connection to the daemon.
-fn causes(status: &Status) -> Vec<String> {
-    let mut causes = Vec::new();
-    let mut source = status.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if text != status.message() && !causes.contains(&text) {
-            causes.push(text);
-        }
-        source = cause.source();
+/// What broke first, when it was the connection.
+fn root_cause(status: &Status) -> Option<String> {
+    let mut cause = status.source()?;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
     }
-    causes
+    Some(cause.to_string())
 }
 
 /// The `google.rpc` details that the daemon gives.
@@ -240,6 +236,14 @@ mod tests {
     fn what_others_say_is_escaped() {
         let text = Failure::from(Status::unavailable("no\x1b[2J\nsecond")).to_string();
         assert_eq!(text, "UNAVAILABLE: no\\u{1b}[2J\n  second");
+    }
+
+    #[test]
+    fn a_broken_connection_is_not_an_unknown_error() {
+        let mut status = Status::unknown("h2 protocol error");
+        status.set_source(std::sync::Arc::new(io::Error::from(io::ErrorKind::BrokenPipe)));
+        let text = Failure::from(status).to_string();
+        assert!(text.starts_with("UNAVAILABLE: the connection to the daemon broke off (broken pipe)"), "{text}");
     }
 
     #[test]
