@@ -17,8 +17,8 @@ use crate::{
 /// When the store fails.
 pub fn run_sender(db: &mut Db, peer: &PeerId, effect: SenderEffect) -> Result<Option<SenderInput>, StoreError> {
     Ok(match effect {
-        SenderEffect::Prepare { channel, epoch, request, high } => {
-            let info = db.prepare_lane(peer, &channel, epoch, high)?;
+        SenderEffect::Prepare { channel, epoch, request, high, gaps } => {
+            let info = db.prepare_lane(peer, &channel, epoch, high, &gaps)?;
             Some(SenderInput::Prepared { channel, request, info })
         }
         SenderEffect::Load { channel, epoch, from, max_bytes, max_rows } => {

@@ -74,12 +74,14 @@ pub struct BatchLane {
 }
 
 /// Where a lane stands in the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
     /// Highest contiguous position on disk; 0 for a new lane.
     pub high: Seq,
     /// Tag there.
     pub tag: Tag,
+    /// See [`LaneState::gaps`].
+    pub gaps: Vec<(Seq, Seq)>,
 }
 
 /// What happens to a receiver.
@@ -377,9 +379,9 @@ impl Receiver {
         let Some(link) = self.link.as_mut().filter(|link| link.number == number) else { return };
         let Some(entry) = link.lanes.get_mut(&lane) else { return };
         match state {
-            Ok(Accepted { high, tag }) => {
+            Ok(Accepted { high, tag, gaps }) => {
                 entry.high = Some(high);
-                self.send(Back::LaneState(LaneState { lane, high, tag }));
+                self.send(Back::LaneState(LaneState { lane, high, tag, gaps }));
             }
             Err(limit) => {
                 if let Some(lane) = link.lanes.remove(&lane) {

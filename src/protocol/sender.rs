@@ -53,6 +53,8 @@ pub struct Prepared {
     pub last: Seq,
     /// Tag of the row at the position asked for, if it is still kept.
     pub tag_at: Option<Tag>,
+    /// A position after `acked` that is a gap for the peer is a message here.
+    pub gap_is_message: bool,
     /// Ids of messages at or below the position asked for, or acknowledged,
     /// whose outcome only the peer knows: at most a bounded number.
     pub unresolved: Vec<String>,
@@ -147,6 +149,8 @@ pub enum SenderEffect {
         request: u64,
         /// The position whose tag is asked for.
         high: Seq,
+        /// Positions where the peer has no message, first and last of each.
+        gaps: Vec<(Seq, Seq)>,
     },
     /// Store: the link is gone; rows to come are not seen by the peer.
     Hide,
@@ -405,7 +409,7 @@ impl Sender {
         match frame {
             Back::Welcome(welcome) => self.welcome(&welcome),
             Back::Refused(refusal) => self.refused_link(refusal),
-            Back::LaneState(state) => self.lane_state(&state),
+            Back::LaneState(state) => self.lane_state(state),
             Back::Ack { lane, high } => self.ack(lane, high),
             Back::Outcome(outcome) => self.outcome(outcome),
             Back::Full(full) => self.full(&full),
@@ -478,7 +482,7 @@ impl Sender {
         }
     }
 
-    fn lane_state(&mut self, state: &LaneState) {
+    fn lane_state(&mut self, state: LaneState) {
         let Some((channel, lane)) = Self::by_number(&self.link, &mut self.lanes, state.lane) else { return };
         if lane.phase != Phase::Opening {
             return self.violation("LANE_STATE without OPEN");
@@ -486,7 +490,7 @@ impl Sender {
         self.requests += 1;
         let (request, epoch, high) = (self.requests, lane.epoch, state.high);
         lane.phase = Phase::Preparing { request, high, tag: state.tag };
-        self.effects.push_back(SenderEffect::Prepare { channel, epoch, request, high });
+        self.effects.push_back(SenderEffect::Prepare { channel, epoch, request, high, gaps: state.gaps });
     }
 
     fn prepared(&mut self, channel: &Channel, answered: u64, info: Option<Prepared>) {
@@ -500,9 +504,11 @@ impl Sender {
         lane.last = lane.last.max(info.last);
         lane.forget_rows();
         let known_tag = if high == info.acked { Some(info.acked_tag) } else { info.tag_at };
-        if high > lane.last || (high >= info.acked && high > 0 && known_tag != Some(tag)) {
-            // The peer has rows of this epoch that this node never wrote: this
-            // node's store is an older copy.
+        let other_history = high >= info.acked && high > 0 && (known_tag != Some(tag) || info.gap_is_message);
+        if high > lane.last || other_history {
+            // The peer has rows of this epoch that this node never wrote, or
+            // was told to skip what is to be sent: this node's store is an
+            // older copy.
             if lane.minted {
                 return self.violation("rows of an epoch that was never used");
             }

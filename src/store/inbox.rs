@@ -13,7 +13,7 @@ use super::{
 use crate::{
     protocol::{Accepted, BatchLane, Inbound, InboundKind, MAX_OPEN_LANES, Millis},
     types::{Channel, Content, Epoch, Route, Seq, Tag},
-    wire::Limit,
+    wire::{Limit, MAX_GAPS},
 };
 
 /// Numberings kept per origin: a sender that is restored returns to an old one.
@@ -82,6 +82,7 @@ struct Open {
     origin: Origin,
     high: Seq,
     tag: Tag,
+    gaps: Vec<(Seq, Seq)>,
     known: bool,
     refused: Option<Limit>,
     outcomes: Vec<(String, bool)>,
@@ -117,11 +118,8 @@ impl Db {
     /// When SQLite refuses.
     pub fn open_lane(&self, peer: &PeerId, channel: &str, epoch: Epoch) -> Result<Result<Accepted, Limit>, StoreError> {
         match self.origin(peer, channel)? {
-            Some(origin) => {
-                let (high, tag) = self.lane_at(origin.id, epoch)?.unwrap_or_default();
-                Ok(Ok(Accepted { high, tag }))
-            }
-            None if self.may_add_origin(peer)? => Ok(Ok(Accepted { high: 0, tag: 0 })),
+            Some(origin) => Ok(Ok(self.lane_at(origin.id, epoch)?.unwrap_or_else(unknown_lane))),
+            None if self.may_add_origin(peer)? => Ok(Ok(unknown_lane())),
             None => Ok(Err(Limit::Lanes)),
         }
     }
@@ -147,12 +145,16 @@ impl Db {
         Ok(of_peer < MAX_OPEN_LANES as i64 && channels < MAX_CHANNELS)
     }
 
-    fn lane_at(&self, origin: i64, epoch: Epoch) -> Result<Option<(Seq, Tag)>, StoreError> {
+    fn lane_at(&self, origin: i64, epoch: Epoch) -> Result<Option<Accepted>, StoreError> {
         Ok(self
             .connection
-            .prepare_cached("SELECT high, tag FROM in_lane WHERE origin = ?1 AND epoch = ?2")?
+            .prepare_cached("SELECT high, tag, gaps FROM in_lane WHERE origin = ?1 AND epoch = ?2")?
             .query_row([origin, epoch.cast_signed()], |row| {
-                Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned()))
+                Ok(Accepted {
+                    high: row.get::<_, i64>(0)?.cast_unsigned(),
+                    tag: row.get::<_, i64>(1)?.cast_unsigned(),
+                    gaps: decode_gaps(row.get_ref(2)?.as_blob()?),
+                })
             })
             .optional()?)
     }
@@ -203,6 +205,7 @@ impl Db {
                     }
                     lane.lost += if lost { to - item.seq + 1 } else { 0 };
                     lane.high = to;
+                    lane.add_gap(item.seq, to);
                 }
                 InboundKind::Message { content, ttl_left_ms } => {
                     let cost = content.cost();
@@ -250,8 +253,9 @@ impl Db {
             None => return Ok(Err(Limit::Lanes)),
         };
         let known = self.lane_at(origin.id, item.epoch)?;
-        let (high, tag) = known.unwrap_or_default();
-        Ok(Ok(Open { high, tag, known: known.is_some(), ..Open::new(origin) }))
+        let is_known = known.is_some();
+        let Accepted { high, tag, gaps } = known.unwrap_or_else(unknown_lane);
+        Ok(Ok(Open { high, tag, gaps, known: is_known, ..Open::new(origin) }))
     }
 
     fn inbox_limit(&self, peer_bytes: u64, cost: u64) -> Option<Limit> {
@@ -330,14 +334,15 @@ impl Db {
         let origin = lane.origin.id;
         self.connection
             .prepare_cached(
-                "INSERT INTO in_lane VALUES (?1, ?2, ?3, ?4, ?5) \
-                 ON CONFLICT DO UPDATE SET high = excluded.high, tag = excluded.tag",
+                "INSERT INTO in_lane VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+                 ON CONFLICT DO UPDATE SET high = excluded.high, tag = excluded.tag, gaps = excluded.gaps",
             )?
             .execute(params![
                 origin,
                 epoch.cast_signed(),
                 lane.high.cast_signed(),
                 lane.tag.cast_signed(),
+                encode_gaps(&lane.gaps),
                 now.cast_signed()
             ])?;
         self.connection
@@ -369,7 +374,7 @@ impl Db {
         // ends cannot disagree.
         const EPOCH: Epoch = 0;
         let high = match self.origin(&arrival.peer, channel)? {
-            Some(origin) => self.lane_at(origin.id, EPOCH)?.unwrap_or_default().0,
+            Some(origin) => self.lane_at(origin.id, EPOCH)?.unwrap_or_else(unknown_lane).high,
             None => 0,
         };
         let kind = InboundKind::Message { content, ttl_left_ms: ttl_ms };
@@ -445,9 +450,44 @@ impl Db {
     }
 }
 
+fn unknown_lane() -> Accepted {
+    Accepted { high: 0, tag: 0, gaps: Vec::new() }
+}
+
+fn encode_gaps(gaps: &[(Seq, Seq)]) -> Vec<u8> {
+    gaps.iter().flat_map(|(first, last)| [first.to_le_bytes(), last.to_le_bytes()]).flatten().collect()
+}
+
+fn decode_gaps(bytes: &[u8]) -> Vec<(Seq, Seq)> {
+    let number = |half: &[u8]| half.iter().rev().fold(0, |sum, byte| sum << 8 | Seq::from(*byte));
+    bytes.chunks_exact(16).map(|gap| (number(&gap[..8]), number(&gap[8..]))).collect()
+}
+
 impl Open {
+    /// Notes a gap, joined to the one before if they touch.
+    fn add_gap(&mut self, first: Seq, last: Seq) {
+        match self.gaps.last_mut() {
+            Some(gap) if gap.1 + 1 == first => gap.1 = last,
+            _ => self.gaps.push((first, last)),
+        }
+        if self.gaps.len() > MAX_GAPS {
+            self.gaps.remove(0);
+        }
+    }
+
     fn new(origin: Origin) -> Self {
-        Self { origin, high: 0, tag: 0, known: false, refused: None, outcomes: Vec::new(), stored: 0, cost: 0, lost: 0 }
+        Self {
+            origin,
+            high: 0,
+            tag: 0,
+            gaps: Vec::new(),
+            known: false,
+            refused: None,
+            outcomes: Vec::new(),
+            stored: 0,
+            cost: 0,
+            lost: 0,
+        }
     }
 
     fn refused(limit: Limit) -> Self {

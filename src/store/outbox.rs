@@ -11,6 +11,7 @@ use super::{
 use crate::{
     protocol::{LaneInfo, MAX_OPEN_LANES, Millis, OutRow, Prepared, RowBody},
     types::{Channel, Content, Epoch, Seq, Tag},
+    wire::MAX_GAPS,
 };
 
 /// Most channels to one peer: each is a lane on the link.
@@ -436,6 +437,7 @@ impl Db {
         channel: &str,
         epoch: Epoch,
         high: Seq,
+        gaps: &[(Seq, Seq)],
     ) -> Result<Option<Prepared>, StoreError> {
         let Some(lane) = self.lane_in(peer, channel, epoch)? else { return Ok(None) };
         self.live.insert(lane.id);
@@ -460,7 +462,27 @@ impl Db {
         let more_unresolved = unresolved.len() > MAX_UNRESOLVED;
         unresolved.truncate(MAX_UNRESOLVED);
         let LaneRow { acked, acked_tag, last, .. } = lane;
-        Ok(Some(Prepared { acked, acked_tag, last, tag_at, unresolved, more_unresolved }))
+        let gap_is_message = self.gap_is_message(&lane, high, gaps)?;
+        Ok(Some(Prepared { acked, acked_tag, last, tag_at, gap_is_message, unresolved, more_unresolved }))
+    }
+
+    /// Whether the peer was told to skip what is a message here, as far as it
+    /// remembers; when it may have forgotten, the answer is yes, because a
+    /// renumbering is safe where a wrong comparison is not.
+    fn gap_is_message(&self, lane: &LaneRow, high: Seq, gaps: &[(Seq, Seq)]) -> Result<bool, StoreError> {
+        if gaps.len() >= MAX_GAPS && gaps.first().is_some_and(|(first, _)| *first > lane.acked + 1) {
+            return Ok(true);
+        }
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM outbox WHERE row BETWEEN ?1 AND ?2 AND buried = 0)")?;
+        for &(first, last) in gaps {
+            let (first, last) = (first.max(lane.acked + 1), last.min(high).min(lane.last));
+            if first <= last && statement.query_row([key(lane.id, first), key(lane.id, last)], |row| row.get(0))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// See [`crate::protocol::SenderEffect::Hide`].

@@ -95,6 +95,7 @@ CREATE TABLE in_lane (
     epoch INTEGER NOT NULL,
     high INTEGER NOT NULL,
     tag INTEGER NOT NULL,
+    gaps BLOB NOT NULL,
     opened INTEGER NOT NULL,
     PRIMARY KEY (origin, epoch)
 ) STRICT, WITHOUT ROWID;

@@ -3,7 +3,7 @@
 
 use super::{
     error::WireError,
-    frames::{Back, Forward},
+    frames::{Back, Forward, MAX_GAPS},
 };
 use crate::types::{Content, MAX_METADATA_BYTES, MAX_METADATA_ENTRIES, MAX_NAME_BYTES, MAX_TYPE_BYTES, Seq};
 
@@ -36,7 +36,14 @@ pub(super) fn forward(frame: &Forward, max_payload: u64) -> Result<(), WireError
 /// Checks a frame from the receiver.
 pub(super) fn back(frame: &Back) -> Result<(), WireError> {
     match frame {
-        Back::LaneState(state) => position(In("LANE_STATE"), "high", state.high, 0),
+        Back::LaneState(state) => {
+            position(In("LANE_STATE"), "high", state.high, 0)?;
+            In("LANE_STATE").at_most("gaps", "entries", state.gaps.len(), MAX_GAPS as u64)?;
+            state.gaps.iter().try_for_each(|&(first, last)| {
+                position(In("LANE_STATE"), "gaps", first, 1)?;
+                position(In("LANE_STATE"), "gaps", last, first)
+            })
+        }
         Back::Ack { high, .. } => position(In("ACK"), "high", *high, 0),
         Back::Full(full) => position(In("FULL"), "next", full.next, 1),
         Back::Outcome(outcome) => message_id(In("OUTCOME"), &outcome.id),

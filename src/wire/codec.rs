@@ -186,7 +186,8 @@ impl Decoder {
             }
             kind::LANE_STATE => {
                 let h: header::LaneState = frame.header_alone()?;
-                Back::LaneState(LaneState { lane: h.lane, high: h.high, tag: h.tag })
+                let gaps = h.gaps.chunks(2).map(|gap| (gap[0], gap.get(1).copied().unwrap_or(0))).collect();
+                Back::LaneState(LaneState { lane: h.lane, high: h.high, tag: h.tag, gaps })
             }
             kind::ACK => {
                 let h: header::Ack = frame.header_alone()?;

@@ -131,6 +131,10 @@ pub(super) fn back(frame: &Back, to: &mut impl Fields) {
             to.uint(1, state.lane.into());
             to.uint(2, state.high);
             to.fixed(3, state.tag);
+            for (first, last) in &state.gaps {
+                to.varint(4, *first);
+                to.varint(4, *last);
+            }
         }
         Back::Ack { lane, high } => {
             to.uint(1, (*lane).into());

@@ -2,6 +2,9 @@
 
 use crate::types::{Channel, Content, Epoch, Seq, Tag};
 
+/// Gaps that a receiver tells of.
+pub const MAX_GAPS: usize = 32;
+
 /// From the side that sends messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Forward {
@@ -162,6 +165,9 @@ pub struct LaneState {
     pub high: Seq,
     /// Mark of the row there; 0 if none.
     pub tag: Tag,
+    /// The youngest gaps, as first and last position, oldest first; at most
+    /// [`MAX_GAPS`], and when there are as many there may have been more.
+    pub gaps: Vec<(Seq, Seq)>,
 }
 
 /// See [`Back::Outcome`].

@@ -134,6 +134,9 @@ pub(super) struct LaneState {
     pub(super) high: u64,
     #[prost(fixed64, tag = "3")]
     pub(super) tag: u64,
+    /// First and last position of each gap in turn.
+    #[prost(uint64, repeated, packed = "false", tag = "4")]
+    pub(super) gaps: Vec<u64>,
 }
 
 /// Of ACK.

@@ -262,6 +262,7 @@ impl World {
                     info.last = info.last.max(high);
                     info.tag_at = Some(tag);
                     info.acked_tag = if info.acked == high { tag } else { info.acked_tag };
+                    info.gap_is_message = false;
                 }
                 answer.map(Answer::Sender)
             }

@@ -118,9 +118,9 @@ fn refused() {
 
 #[test]
 fn lane_state() {
-    let state = LaneState { lane: 3, high: 9, tag: 1 };
-    back(Back::LaneState(state), "00000012 43 0000000d 0803 1009 190100000000000000");
-    back(Back::LaneState(LaneState { lane: 3, high: 0, tag: 0 }), "00000007 43 00000002 0803");
+    let state = LaneState { lane: 3, high: 9, tag: 1, gaps: vec![(2, 3), (5, 5)] };
+    back(Back::LaneState(state), "0000001a 43 00000015 0803 1009 190100000000000000 2002 2003 2005 2005");
+    back(Back::LaneState(LaneState { lane: 3, high: 0, tag: 0, gaps: vec![] }), "00000007 43 00000002 0803");
 }
 
 #[test]

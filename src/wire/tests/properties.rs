@@ -10,8 +10,8 @@ use super::{back_bytes, body, decoder, encode_back, encode_forward, forward_byte
 use crate::{
     types::{Channel, Content, Seq},
     wire::{
-        Back, Data, Ephemeral, EphemeralOutcome, Forward, Full, Hello, LaneState, Limit, Open, Outcome, Query, Refusal,
-        Skip, Welcome, header, kind,
+        Back, Data, Ephemeral, EphemeralOutcome, Forward, Full, Hello, LaneState, Limit, MAX_GAPS, Open, Outcome,
+        Query, Refusal, Skip, Welcome, header, kind,
     },
 };
 
@@ -68,8 +68,10 @@ fn back() -> impl Strategy<Value = Back> {
     let welcome = any::<(u32, u64, u64)>().prop_map(|(version, features, max_message_bytes)| {
         Back::Welcome(Welcome { version, features, max_message_bytes })
     });
-    let state = (any::<(u32, u64)>(), high.clone())
-        .prop_map(|((lane, tag), high)| Back::LaneState(LaneState { lane, high, tag }));
+    let gap = (1..=u64::from(u32::MAX), 0..=u64::from(u32::MAX)).prop_map(|(first, more)| (first, first + more));
+    let gaps = proptest::collection::vec(gap, 0..=MAX_GAPS);
+    let state = (any::<(u32, u64)>(), high.clone(), gaps)
+        .prop_map(|((lane, tag), high, gaps)| Back::LaneState(LaneState { lane, high, tag, gaps }));
     let ack = (any::<u32>(), high).prop_map(|(lane, high)| Back::Ack { lane, high });
     let outcome =
         (any::<(u32, bool)>(), id()).prop_map(|((lane, stored), id)| Back::Outcome(Outcome { lane, id, stored }));
