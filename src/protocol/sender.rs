@@ -36,6 +36,8 @@ pub struct LaneInfo {
     pub channel: Channel,
     /// Its present numbering.
     pub epoch: Epoch,
+    /// All up to here was acknowledged.
+    pub acked: Seq,
     /// Last position used.
     pub last: Seq,
     /// Ids exist whose outcome only the peer knows.
@@ -45,6 +47,8 @@ pub struct LaneInfo {
 /// The store's answer to [`SenderEffect::Prepare`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prepared {
+    /// All up to here was acknowledged before this epoch began.
+    pub base: Seq,
     /// All up to here was acknowledged and is gone.
     pub acked: Seq,
     /// Tag of the row that was there.
@@ -189,7 +193,8 @@ pub enum SenderEffect {
         /// It was stored.
         stored: bool,
     },
-    /// Store: give a lane a new epoch and number its rows from 1.
+    /// Store: give a lane a new epoch; its rows keep their positions, and all
+    /// of them may have been seen by the peer.
     Renumber {
         /// The lane's channel.
         channel: Channel,
@@ -517,7 +522,7 @@ impl Sender {
             return;
         }
         if high < info.acked {
-            self.peer_rolled_back(channel, high, info.acked, info.acked_tag);
+            self.skip_acked(channel, high, &info);
         } else if high > info.acked {
             lane.acked = high;
             lane.forget_rows();
@@ -527,12 +532,16 @@ impl Sender {
         self.flow(channel);
     }
 
-    /// The peer's store is an older copy of itself: the rows it lacks are gone
-    /// here, so it must be told to go on without them.
-    fn peer_rolled_back(&mut self, channel: &Channel, high: Seq, acked: Seq, tag: Tag) {
+    /// The rows that the peer lacks are gone here, so it must be told to go on
+    /// without them: at the beginning of an epoch it has them under the one
+    /// before, otherwise its store is an older copy of itself.
+    fn skip_acked(&mut self, channel: &Channel, high: Seq, info: &Prepared) {
         let Some(lane) = self.lanes.get(channel) else { return };
-        let skip = Skip { lane: lane.number, from: high + 1, to: acked, tag, lost: true, id: None };
-        self.effects.push_back(SenderEffect::Lost { channel: channel.clone(), count: acked - high });
+        let lost = high > 0 || info.acked > info.base;
+        let skip = Skip { lane: lane.number, from: high + 1, to: info.acked, tag: info.acked_tag, lost, id: None };
+        if lost {
+            self.effects.push_back(SenderEffect::Lost { channel: channel.clone(), count: info.acked - high });
+        }
         self.send(Forward::Skip(skip));
     }
 
@@ -567,7 +576,9 @@ impl Sender {
         }
         let mut lane = Lane::new(info.epoch);
         lane.minted = true;
+        lane.acked = info.acked;
         lane.last = info.last;
+        lane.forget_rows();
         lane.unresolved = info.unresolved;
         self.lanes.insert(channel.clone(), lane);
         self.open(&channel);
@@ -582,6 +593,8 @@ impl Sender {
         }
         lane.last = lane.last.max(info.last);
         if lane.phase == Phase::Closed {
+            lane.acked = lane.acked.max(info.acked);
+            lane.forget_rows();
             lane.unresolved |= info.unresolved;
         }
         self.open(&info.channel);

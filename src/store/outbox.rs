@@ -161,6 +161,7 @@ pub struct PageStart(pub i64);
 struct LaneRow {
     id: i64,
     epoch: Epoch,
+    base: Seq,
     acked: Seq,
     acked_tag: Tag,
     last: Seq,
@@ -168,17 +169,18 @@ struct LaneRow {
 }
 
 impl LaneRow {
-    const COLUMNS: &str = "id, epoch, acked, acked_tag, last, exposed";
+    const COLUMNS: &str = "id, epoch, base, acked, acked_tag, last, exposed";
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let number = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
         Ok(Self {
             id: row.get(0)?,
             epoch: number(1)?,
-            acked: number(2)?,
-            acked_tag: number(3)?,
-            last: number(4)?,
-            exposed: number(5)?,
+            base: number(2)?,
+            acked: number(3)?,
+            acked_tag: number(4)?,
+            last: number(5)?,
+            exposed: number(6)?,
         })
     }
 }
@@ -210,6 +212,20 @@ fn sent_record(row: &Row<'_>) -> rusqlite::Result<(SentRecord, Vec<u8>)> {
         expires_at: row.get::<_, Option<i64>>(11)?.map(i64::cast_unsigned),
     };
     Ok((record, row.get(12)?))
+}
+
+const LANE_INFO: &str = "SELECT channel, epoch, acked, last, \
+                         EXISTS (SELECT 1 FROM sent s WHERE s.lane = l.id AND s.pending != 0) \
+                         FROM out_lane l WHERE peer = ?1 AND (?2 IS NULL OR channel = ?2)";
+
+fn lane_info(row: &Row<'_>) -> rusqlite::Result<LaneInfo> {
+    Ok(LaneInfo {
+        channel: row.get::<_, String>(0)?.into(),
+        epoch: row.get::<_, i64>(1)?.cast_unsigned(),
+        acked: row.get::<_, i64>(2)?.cast_unsigned(),
+        last: row.get::<_, i64>(3)?.cast_unsigned(),
+        unresolved: row.get(4)?,
+    })
 }
 
 /// A peer id from its bytes.
@@ -298,7 +314,7 @@ impl Db {
             .prepare_cached("INSERT INTO out_lane (peer, channel, epoch) VALUES (?1, ?2, ?3)")?
             .execute(params![peer.to_bytes(), channel, epoch.cast_signed()])?;
         let id = self.connection.last_insert_rowid();
-        Ok(LaneRow { id, epoch, acked: 0, acked_tag: 0, last: 0, exposed: 0 })
+        Ok(LaneRow { id, epoch, base: 0, acked: 0, acked_tag: 0, last: 0, exposed: 0 })
     }
 
     fn outbox_limit(&self, peer: &PeerId, new_lane: bool, cost: u64) -> Result<Option<OutboxLimit>, StoreError> {
@@ -383,19 +399,14 @@ impl Db {
     /// # Errors
     /// When SQLite refuses.
     pub fn lanes_to(&self, peer: &PeerId) -> Result<Vec<LaneInfo>, StoreError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT channel, epoch, last, EXISTS (SELECT 1 FROM sent s WHERE s.lane = l.id AND s.pending != 0) \
-             FROM out_lane l WHERE peer = ?1",
-        )?;
-        let rows = statement.query_map([peer.to_bytes()], |row| {
-            Ok(LaneInfo {
-                channel: row.get::<_, String>(0)?.into(),
-                epoch: row.get::<_, i64>(1)?.cast_unsigned(),
-                last: row.get::<_, i64>(2)?.cast_unsigned(),
-                unresolved: row.get(3)?,
-            })
-        })?;
+        let mut statement = self.connection.prepare_cached(LANE_INFO)?;
+        let rows = statement.query_map(params![peer.to_bytes(), None::<&str>], lane_info)?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    fn lane_info(&self, peer: &PeerId, channel: &str) -> Result<Option<LaneInfo>, StoreError> {
+        let mut statement = self.connection.prepare_cached(LANE_INFO)?;
+        Ok(statement.query_row(params![peer.to_bytes(), channel], lane_info).optional()?)
     }
 
     /// Peers that have something to hear.
@@ -461,9 +472,9 @@ impl Db {
             .collect::<Result<_, _>>()?;
         let more_unresolved = unresolved.len() > MAX_UNRESOLVED;
         unresolved.truncate(MAX_UNRESOLVED);
-        let LaneRow { acked, acked_tag, last, .. } = lane;
+        let LaneRow { base, acked, acked_tag, last, .. } = lane;
         let gap_is_message = self.gap_is_message(&lane, high, gaps)?;
-        Ok(Some(Prepared { acked, acked_tag, last, tag_at, gap_is_message, unresolved, more_unresolved }))
+        Ok(Some(Prepared { base, acked, acked_tag, last, tag_at, gap_is_message, unresolved, more_unresolved }))
     }
 
     /// Whether the peer was told to skip what is a message here, as far as it
@@ -612,52 +623,13 @@ impl Db {
     /// # Errors
     /// When SQLite refuses.
     pub fn renumber(&mut self, peer: &PeerId, channel: &str, epoch: Epoch) -> Result<Option<LaneInfo>, StoreError> {
-        let Some(lane) = self.lane(peer, channel)? else { return Ok(None) };
-        let (mut epoch_now, mut last) = (lane.epoch, lane.last);
-        if lane.epoch == epoch {
-            (epoch_now, last) = (self.random(), lane.last - lane.acked);
-            let (id, acked) = (lane.id, lane.acked.cast_signed());
-            self.connection.execute(
-                "UPDATE sent SET final = ?3 WHERE lane = ?1 AND seq <= ?2 AND final = 0 AND pending = 0",
-                params![id, acked, Final::Stored.number()],
-            )?;
-            self.connection.execute("UPDATE sent SET seq = max(0, seq - ?2) WHERE lane = ?1", [id, acked])?;
-            self.shift_rows(&lane)?;
-            self.connection.execute(
-                "UPDATE out_lane SET epoch=?2, acked=0, acked_tag=0, last=?3, exposed=?3 WHERE id=?1",
-                params![id, epoch_now.cast_signed(), last.cast_signed()],
-            )?;
-            self.live.remove(&id);
-        }
-        let unresolved = self.connection.query_row(
-            "SELECT EXISTS (SELECT 1 FROM sent WHERE lane = ?1 AND pending != 0)",
-            [lane.id],
-            |row| row.get(0),
-        )?;
-        Ok(Some(LaneInfo { channel: channel.into(), epoch: epoch_now, last, unresolved }))
-    }
-
-    /// Moves rows down to begin at 1; their checksums cover their keys.
-    fn shift_rows(&self, lane: &LaneRow) -> Result<(), StoreError> {
-        for seq in lane.acked + 1..=lane.last {
-            let (old, new) = (key(lane.id, seq), key(lane.id, seq - lane.acked));
-            let fresh = self
-                .connection
-                .prepare_cached(
-                    "SELECT id, kind, reply_to, timestamp, metadata, payload, checksum FROM outbox WHERE row = ?1",
-                )?
-                .query_row([old], |row| Ok(content(row, 0, old, "a queued message")))
-                .optional()?;
-            // A damaged row stays damaged.
-            let sum = match fresh {
-                Some(Ok(content)) => checksum(new, &content, &encode_metadata(&content.metadata)),
-                _ => -1,
-            };
-            self.connection
-                .prepare_cached("UPDATE outbox SET row = ?2, checksum = ?3 WHERE row = ?1")?
-                .execute([old, new, sum])?;
-        }
-        Ok(())
+        let Some(lane) = self.lane_in(peer, channel, epoch)? else { return self.lane_info(peer, channel) };
+        let fresh = self.random();
+        self.connection
+            .prepare_cached("UPDATE out_lane SET epoch = ?2, base = acked, exposed = last WHERE id = ?1")?
+            .execute([lane.id, fresh.cast_signed()])?;
+        self.live.remove(&lane.id);
+        self.lane_info(peer, channel)
     }
 
     /// See [`crate::protocol::SenderEffect::Reject`].
@@ -713,7 +685,7 @@ impl Db {
         for (row, id) in due {
             let sql = format!("SELECT {}, peer, channel FROM out_lane WHERE id = ?1", LaneRow::COLUMNS);
             let (lane, peer, channel) = self.connection.prepare_cached(&sql)?.query_row([owner(row)], |row| {
-                Ok((LaneRow::read(row)?, peer(&row.get::<_, Vec<u8>>(6)?)?, row.get::<_, String>(7)?))
+                Ok((LaneRow::read(row)?, peer(&row.get::<_, Vec<u8>>(7)?)?, row.get::<_, String>(8)?))
             })?;
             if let Some(seq) = self.bury(&lane, &id, Final::Expired)? {
                 buried.push(Buried { peer, channel: channel.into(), epoch: lane.epoch, seq, id });
