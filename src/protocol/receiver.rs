@@ -82,6 +82,8 @@ pub struct Accepted {
     pub tag: Tag,
     /// See [`LaneState::gaps`].
     pub gaps: Vec<(Seq, Seq)>,
+    /// See [`LaneState::inherited`].
+    pub inherited: Seq,
 }
 
 /// What happens to a receiver.
@@ -151,6 +153,8 @@ pub enum ReceiverEffect {
         channel: Channel,
         /// The numbering.
         epoch: Epoch,
+        /// The one before it.
+        previous: Epoch,
     },
     /// Store: commit a batch.
     Commit(Vec<Inbound>),
@@ -369,8 +373,8 @@ impl Receiver {
         // Batches before it count.
         self.flush();
         if let Some(link) = self.question() {
-            let Open { lane, channel, epoch } = open;
-            self.effects.push_back(ReceiverEffect::OpenLane { link, lane, channel, epoch });
+            let Open { lane, channel, epoch, previous } = open;
+            self.effects.push_back(ReceiverEffect::OpenLane { link, lane, channel, epoch, previous });
         }
     }
 
@@ -379,9 +383,9 @@ impl Receiver {
         let Some(link) = self.link.as_mut().filter(|link| link.number == number) else { return };
         let Some(entry) = link.lanes.get_mut(&lane) else { return };
         match state {
-            Ok(Accepted { high, tag, gaps }) => {
+            Ok(Accepted { high, tag, gaps, inherited }) => {
                 entry.high = Some(high);
-                self.send(Back::LaneState(LaneState { lane, high, tag, gaps }));
+                self.send(Back::LaneState(LaneState { lane, high, tag, gaps, inherited }));
             }
             Err(limit) => {
                 if let Some(lane) = link.lanes.remove(&lane) {

@@ -36,6 +36,8 @@ pub struct LaneInfo {
     pub channel: Channel,
     /// Its present numbering.
     pub epoch: Epoch,
+    /// The one before it; 0 if none.
+    pub previous: Epoch,
     /// All up to here was acknowledged.
     pub acked: Seq,
     /// Last position used.
@@ -47,8 +49,6 @@ pub struct LaneInfo {
 /// The store's answer to [`SenderEffect::Prepare`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prepared {
-    /// All up to here was acknowledged before this epoch began.
-    pub base: Seq,
     /// All up to here was acknowledged and is gone.
     pub acked: Seq,
     /// Tag of the row that was there.
@@ -474,7 +474,8 @@ impl Sender {
         link.numbers.insert(link.next_lane, channel.clone());
         lane.number = link.next_lane;
         lane.phase = Phase::Opening;
-        let open = Open { lane: lane.number, channel: channel.clone(), epoch: lane.epoch };
+        let Lane { number, epoch, previous, .. } = *lane;
+        let open = Open { lane: number, channel: channel.clone(), epoch, previous };
         self.send(Forward::Open(open));
     }
 
@@ -494,13 +495,13 @@ impl Sender {
         }
         self.requests += 1;
         let (request, epoch, high) = (self.requests, lane.epoch, state.high);
-        lane.phase = Phase::Preparing { request, high, tag: state.tag };
+        lane.phase = Phase::Preparing { request, high, tag: state.tag, inherited: state.inherited };
         self.effects.push_back(SenderEffect::Prepare { channel, epoch, request, high, gaps: state.gaps });
     }
 
     fn prepared(&mut self, channel: &Channel, answered: u64, info: Option<Prepared>) {
         let Some(lane) = self.lanes.get_mut(channel) else { return };
-        let (Phase::Preparing { request, high, tag }, Some(info)) = (lane.phase, info) else { return };
+        let (Phase::Preparing { request, high, tag, inherited }, Some(info)) = (lane.phase, info) else { return };
         if request != answered {
             return; // The link that asked is gone.
         }
@@ -522,7 +523,7 @@ impl Sender {
             return;
         }
         if high < info.acked {
-            self.skip_acked(channel, high, &info);
+            self.skip_acked(channel, high, inherited, &info);
         } else if high > info.acked {
             lane.acked = high;
             lane.forget_rows();
@@ -533,16 +534,21 @@ impl Sender {
     }
 
     /// The rows that the peer lacks are gone here, so it must be told to go on
-    /// without them: at the beginning of an epoch it has them under the one
-    /// before, otherwise its store is an older copy of itself.
-    fn skip_acked(&mut self, channel: &Channel, high: Seq, info: &Prepared) {
+    /// without them: it has them under the epoch before, or its store is an
+    /// older copy of itself.
+    fn skip_acked(&mut self, channel: &Channel, high: Seq, inherited: Seq, info: &Prepared) {
         let Some(lane) = self.lanes.get(channel) else { return };
-        let lost = high > 0 || info.acked > info.base;
-        let skip = Skip { lane: lane.number, from: high + 1, to: info.acked, tag: info.acked_tag, lost, id: None };
-        if lost {
-            self.effects.push_back(SenderEffect::Lost { channel: channel.clone(), count: info.acked - high });
+        let (lane, tag, acked) = (lane.number, info.acked_tag, info.acked);
+        let known = if high == 0 { inherited.min(acked) } else { high };
+        if known > high {
+            let skip = Skip { lane, from: high + 1, to: known, tag, lost: false, id: None };
+            self.send(Forward::Skip(skip));
         }
-        self.send(Forward::Skip(skip));
+        if acked > known {
+            self.effects.push_back(SenderEffect::Lost { channel: channel.clone(), count: acked - known });
+            let skip = Skip { lane, from: known + 1, to: acked, tag, lost: true, id: None };
+            self.send(Forward::Skip(skip));
+        }
     }
 
     /// Asks what became of messages that turned into tombstones on the way.
@@ -575,6 +581,7 @@ impl Sender {
             link.numbers.remove(&lane.number);
         }
         let mut lane = Lane::new(info.epoch);
+        lane.previous = info.previous;
         lane.minted = true;
         lane.acked = info.acked;
         lane.last = info.last;
@@ -591,6 +598,7 @@ impl Sender {
         if lane.epoch != info.epoch {
             return; // From before a renumbering.
         }
+        lane.previous = info.previous;
         lane.last = lane.last.max(info.last);
         if lane.phase == Phase::Closed {
             lane.acked = lane.acked.max(info.acked);

@@ -116,12 +116,21 @@ impl Db {
     ///
     /// # Errors
     /// When SQLite refuses.
-    pub fn open_lane(&self, peer: &PeerId, channel: &str, epoch: Epoch) -> Result<Result<Accepted, Limit>, StoreError> {
-        match self.origin(peer, channel)? {
-            Some(origin) => Ok(Ok(self.lane_at(origin.id, epoch)?.unwrap_or_else(unknown_lane))),
-            None if self.may_add_origin(peer)? => Ok(Ok(unknown_lane())),
-            None => Ok(Err(Limit::Lanes)),
+    pub fn open_lane(
+        &self,
+        peer: &PeerId,
+        channel: &str,
+        epoch: Epoch,
+        previous: Epoch,
+    ) -> Result<Result<Accepted, Limit>, StoreError> {
+        let Some(origin) = self.origin(peer, channel)? else {
+            return Ok(if self.may_add_origin(peer)? { Ok(unknown_lane()) } else { Err(Limit::Lanes) });
+        };
+        if let Some(lane) = self.lane_at(origin.id, epoch)? {
+            return Ok(Ok(lane));
         }
+        let inherited = self.lane_at(origin.id, previous)?.map_or(0, |lane| lane.high);
+        Ok(Ok(Accepted { inherited, ..unknown_lane() }))
     }
 
     fn origin(&self, peer: &PeerId, channel: &str) -> Result<Option<Origin>, StoreError> {
@@ -154,6 +163,7 @@ impl Db {
                     high: row.get::<_, i64>(0)?.cast_unsigned(),
                     tag: row.get::<_, i64>(1)?.cast_unsigned(),
                     gaps: decode_gaps(row.get_ref(2)?.as_blob()?),
+                    inherited: 0,
                 })
             })
             .optional()?)
@@ -254,7 +264,7 @@ impl Db {
         };
         let known = self.lane_at(origin.id, item.epoch)?;
         let is_known = known.is_some();
-        let Accepted { high, tag, gaps } = known.unwrap_or_else(unknown_lane);
+        let Accepted { high, tag, gaps, .. } = known.unwrap_or_else(unknown_lane);
         Ok(Ok(Open { high, tag, gaps, known: is_known, ..Open::new(origin) }))
     }
 
@@ -451,7 +461,7 @@ impl Db {
 }
 
 fn unknown_lane() -> Accepted {
-    Accepted { high: 0, tag: 0, gaps: Vec::new() }
+    Accepted { high: 0, tag: 0, gaps: Vec::new(), inherited: 0 }
 }
 
 fn encode_gaps(gaps: &[(Seq, Seq)]) -> Vec<u8> {

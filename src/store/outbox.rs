@@ -161,7 +161,6 @@ pub struct PageStart(pub i64);
 struct LaneRow {
     id: i64,
     epoch: Epoch,
-    base: Seq,
     acked: Seq,
     acked_tag: Tag,
     last: Seq,
@@ -169,18 +168,17 @@ struct LaneRow {
 }
 
 impl LaneRow {
-    const COLUMNS: &str = "id, epoch, base, acked, acked_tag, last, exposed";
+    const COLUMNS: &str = "id, epoch, acked, acked_tag, last, exposed";
 
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let number = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
         Ok(Self {
             id: row.get(0)?,
             epoch: number(1)?,
-            base: number(2)?,
-            acked: number(3)?,
-            acked_tag: number(4)?,
-            last: number(5)?,
-            exposed: number(6)?,
+            acked: number(2)?,
+            acked_tag: number(3)?,
+            last: number(4)?,
+            exposed: number(5)?,
         })
     }
 }
@@ -215,7 +213,7 @@ fn sent_record(row: &Row<'_>) -> rusqlite::Result<(SentRecord, Vec<u8>)> {
 }
 
 const LANE_INFO: &str = "SELECT channel, epoch, acked, last, \
-                         EXISTS (SELECT 1 FROM sent s WHERE s.lane = l.id AND s.pending != 0) \
+                         EXISTS (SELECT 1 FROM sent s WHERE s.lane = l.id AND s.pending != 0), previous \
                          FROM out_lane l WHERE peer = ?1 AND (?2 IS NULL OR channel = ?2)";
 
 fn lane_info(row: &Row<'_>) -> rusqlite::Result<LaneInfo> {
@@ -225,6 +223,7 @@ fn lane_info(row: &Row<'_>) -> rusqlite::Result<LaneInfo> {
         acked: row.get::<_, i64>(2)?.cast_unsigned(),
         last: row.get::<_, i64>(3)?.cast_unsigned(),
         unresolved: row.get(4)?,
+        previous: row.get::<_, i64>(5)?.cast_unsigned(),
     })
 }
 
@@ -314,7 +313,7 @@ impl Db {
             .prepare_cached("INSERT INTO out_lane (peer, channel, epoch) VALUES (?1, ?2, ?3)")?
             .execute(params![peer.to_bytes(), channel, epoch.cast_signed()])?;
         let id = self.connection.last_insert_rowid();
-        Ok(LaneRow { id, epoch, base: 0, acked: 0, acked_tag: 0, last: 0, exposed: 0 })
+        Ok(LaneRow { id, epoch, acked: 0, acked_tag: 0, last: 0, exposed: 0 })
     }
 
     fn outbox_limit(&self, peer: &PeerId, new_lane: bool, cost: u64) -> Result<Option<OutboxLimit>, StoreError> {
@@ -472,9 +471,9 @@ impl Db {
             .collect::<Result<_, _>>()?;
         let more_unresolved = unresolved.len() > MAX_UNRESOLVED;
         unresolved.truncate(MAX_UNRESOLVED);
-        let LaneRow { base, acked, acked_tag, last, .. } = lane;
+        let LaneRow { acked, acked_tag, last, .. } = lane;
         let gap_is_message = self.gap_is_message(&lane, high, gaps)?;
-        Ok(Some(Prepared { base, acked, acked_tag, last, tag_at, gap_is_message, unresolved, more_unresolved }))
+        Ok(Some(Prepared { acked, acked_tag, last, tag_at, gap_is_message, unresolved, more_unresolved }))
     }
 
     /// Whether the peer was told to skip what is a message here, as far as it
@@ -626,7 +625,7 @@ impl Db {
         let Some(lane) = self.lane_in(peer, channel, epoch)? else { return self.lane_info(peer, channel) };
         let fresh = self.random();
         self.connection
-            .prepare_cached("UPDATE out_lane SET epoch = ?2, base = acked, exposed = last WHERE id = ?1")?
+            .prepare_cached("UPDATE out_lane SET previous = epoch, epoch = ?2, exposed = last WHERE id = ?1")?
             .execute([lane.id, fresh.cast_signed()])?;
         self.live.remove(&lane.id);
         self.lane_info(peer, channel)
@@ -685,7 +684,7 @@ impl Db {
         for (row, id) in due {
             let sql = format!("SELECT {}, peer, channel FROM out_lane WHERE id = ?1", LaneRow::COLUMNS);
             let (lane, peer, channel) = self.connection.prepare_cached(&sql)?.query_row([owner(row)], |row| {
-                Ok((LaneRow::read(row)?, peer(&row.get::<_, Vec<u8>>(7)?)?, row.get::<_, String>(8)?))
+                Ok((LaneRow::read(row)?, peer(&row.get::<_, Vec<u8>>(6)?)?, row.get::<_, String>(7)?))
             })?;
             if let Some(seq) = self.bury(&lane, &id, Final::Expired)? {
                 buried.push(Buried { peer, channel: channel.into(), epoch: lane.epoch, seq, id });

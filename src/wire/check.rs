@@ -38,6 +38,7 @@ pub(super) fn back(frame: &Back) -> Result<(), WireError> {
     match frame {
         Back::LaneState(state) => {
             position(In("LANE_STATE"), "high", state.high, 0)?;
+            position(In("LANE_STATE"), "inherited", state.inherited, 0)?;
             In("LANE_STATE").at_most("gaps", "entries", state.gaps.len(), MAX_GAPS as u64)?;
             state.gaps.iter().try_for_each(|&(first, last)| {
                 position(In("LANE_STATE"), "gaps", first, 1)?;

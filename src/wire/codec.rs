@@ -135,7 +135,12 @@ impl Decoder {
             }
             kind::OPEN => {
                 let h: header::Open = frame.header_alone()?;
-                Forward::Open(Open { lane: h.lane, channel: Arc::from(h.channel), epoch: h.epoch })
+                Forward::Open(Open {
+                    lane: h.lane,
+                    channel: Arc::from(h.channel),
+                    epoch: h.epoch,
+                    previous: h.previous,
+                })
             }
             kind::DATA => {
                 let h: header::Data = frame.header()?;
@@ -187,7 +192,7 @@ impl Decoder {
             kind::LANE_STATE => {
                 let h: header::LaneState = frame.header_alone()?;
                 let gaps = h.gaps.chunks(2).map(|gap| (gap[0], gap.get(1).copied().unwrap_or(0))).collect();
-                Back::LaneState(LaneState { lane: h.lane, high: h.high, tag: h.tag, gaps })
+                Back::LaneState(LaneState { lane: h.lane, high: h.high, tag: h.tag, gaps, inherited: h.inherited })
             }
             kind::ACK => {
                 let h: header::Ack = frame.header_alone()?;

@@ -87,6 +87,7 @@ pub(super) fn forward(frame: &Forward, to: &mut impl Fields) {
             to.uint(1, open.lane.into());
             to.string(2, &open.channel);
             to.fixed(3, open.epoch);
+            to.fixed(4, open.previous);
         }
         Forward::Data(data) => {
             to.uint(1, data.lane.into());
@@ -135,6 +136,7 @@ pub(super) fn back(frame: &Back, to: &mut impl Fields) {
                 to.varint(4, *first);
                 to.varint(4, *last);
             }
+            to.uint(5, state.inherited);
         }
         Back::Ack { lane, high } => {
             to.uint(1, (*lane).into());

@@ -81,6 +81,9 @@ pub struct Open {
     pub channel: Channel,
     /// Which numbering of the lane.
     pub epoch: Epoch,
+    /// The one before it, whose acknowledged positions this one goes on from;
+    /// 0 if none.
+    pub previous: Epoch,
 }
 
 /// See [`Forward::Data`].
@@ -168,6 +171,8 @@ pub struct LaneState {
     /// The youngest gaps, as first and last position, oldest first; at most
     /// [`MAX_GAPS`], and when there are as many there may have been more.
     pub gaps: Vec<(Seq, Seq)>,
+    /// While `high` is 0: the highest position stored of the previous epoch.
+    pub inherited: Seq,
 }
 
 /// See [`Back::Outcome`].

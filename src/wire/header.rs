@@ -23,6 +23,8 @@ pub(super) struct Open {
     pub(super) channel: String,
     #[prost(fixed64, tag = "3")]
     pub(super) epoch: u64,
+    #[prost(fixed64, tag = "4")]
+    pub(super) previous: u64,
 }
 
 /// Of DATA.
@@ -137,6 +139,8 @@ pub(super) struct LaneState {
     /// First and last position of each gap in turn.
     #[prost(uint64, repeated, packed = "false", tag = "4")]
     pub(super) gaps: Vec<u64>,
+    #[prost(uint64, tag = "5")]
+    pub(super) inherited: u64,
 }
 
 /// Of ACK.

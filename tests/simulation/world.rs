@@ -278,7 +278,7 @@ impl World {
     /// own.
     fn asked_tag(&self, node: usize, effect: &SenderEffect) -> Option<(u64, u64)> {
         let SenderEffect::Prepare { channel, epoch, high, .. } = effect else { return None };
-        let state = self.nodes[1 - node].db.open_lane(&self.nodes[node].peer, channel, *epoch).unwrap().ok()?;
+        let state = self.nodes[1 - node].db.open_lane(&self.nodes[node].peer, channel, *epoch, 0).unwrap().ok()?;
         (state.high == *high).then_some((state.high, state.tag))
     }
 
@@ -314,7 +314,6 @@ impl World {
                 }
             }
         }
-        let committed_early = self.plant == Plant::AckBeforeCommit && matches!(effect, ReceiverEffect::Commit(_));
         let arrival = Arrival { peer: other, route, now: self.now, wall: 0 };
         let (input, done) = run_receiver(&mut self.nodes[node].db, &arrival, effect).unwrap()?;
         let lost = done.map_or(0, |done| done.lost);
@@ -324,7 +323,7 @@ impl World {
             self.counts.refused_full += lanes.iter().filter(|lane| lane.refused.is_some()).count() as u64;
         }
         let muted = self.plant == Plant::SkipNotAcked && only_gaps && matches!(input, ReceiverInput::Committed(_));
-        (!committed_early && !muted).then_some(Answer::Receiver(input))
+        (!muted).then_some(Answer::Receiver(input))
     }
 
     fn consume(&mut self, node: usize, channel: usize) {

@@ -55,9 +55,9 @@ fn hello() {
 
 #[test]
 fn open() {
-    let open = Open { lane: 3, channel: Arc::from("chat"), epoch: 0x0102_0304_0506_0708 };
-    forward(Forward::Open(open), "00000016 02 00000011 0803 120463686174 190807060504030201");
-    let unnamed = Open { lane: 0, channel: Arc::from(""), epoch: 0 };
+    let open = Open { lane: 3, channel: Arc::from("chat"), epoch: 0x0102_0304_0506_0708, previous: 1 };
+    forward(Forward::Open(open), "0000001f 02 0000001a 0803 120463686174 190807060504030201 210100000000000000");
+    let unnamed = Open { lane: 0, channel: Arc::from(""), epoch: 0, previous: 0 };
     forward(Forward::Open(unnamed), "00000005 02 00000000");
 }
 
@@ -118,9 +118,12 @@ fn refused() {
 
 #[test]
 fn lane_state() {
-    let state = LaneState { lane: 3, high: 9, tag: 1, gaps: vec![(2, 3), (5, 5)] };
+    let state = LaneState { lane: 3, high: 9, tag: 1, gaps: vec![(2, 3), (5, 5)], inherited: 0 };
     back(Back::LaneState(state), "0000001a 43 00000015 0803 1009 190100000000000000 2002 2003 2005 2005");
-    back(Back::LaneState(LaneState { lane: 3, high: 0, tag: 0, gaps: vec![] }), "00000007 43 00000002 0803");
+    back(
+        Back::LaneState(LaneState { lane: 3, high: 0, tag: 0, gaps: vec![], inherited: 7 }),
+        "00000009 43 00000004 0803 2807",
+    );
 }
 
 #[test]

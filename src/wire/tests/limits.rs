@@ -87,7 +87,7 @@ fn long_fields_are_refused_by_name_length_and_limit() {
     let large = BTreeMap::from([("k".into(), "v".repeat(MAX_METADATA_BYTES))]);
     let metadata = refused(Content { metadata: large, ..content("m", b"") });
     assert_eq!(metadata, "metadata of a frame DATA has 16385 bytes, over the limit of 16384");
-    let channel = Open { lane: 1, channel: Arc::from("c".repeat(129)), epoch: 1 };
+    let channel = Open { lane: 1, channel: Arc::from("c".repeat(129)), epoch: 1, previous: 0 };
     let error = encode_forward(&Forward::Open(channel)).unwrap_err();
     assert_eq!(error.to_string(), "channel of a frame OPEN has 129 bytes, over the limit of 128");
 }
@@ -144,8 +144,8 @@ fn positions_are_checked() {
     }
     for frame in [
         Back::Ack { lane: 1, high: over },
-        Back::LaneState(LaneState { lane: 1, high: over, tag: 1, gaps: vec![] }),
-        Back::LaneState(LaneState { lane: 1, high: 9, tag: 1, gaps: vec![(3, 2)] }),
+        Back::LaneState(LaneState { lane: 1, high: over, tag: 1, gaps: vec![], inherited: 0 }),
+        Back::LaneState(LaneState { lane: 1, high: 9, tag: 1, gaps: vec![(3, 2)], inherited: 0 }),
         Back::Full(Full { lane: 1, next: 0, limit: Limit::Inbox }),
     ] {
         assert!(matches!(encode_back(&frame), Err(WireError::Position { .. })), "{frame:?}");
