@@ -12,11 +12,25 @@
 //! ```
 //!
 //! The payload is last and raw so that it is never copied to be encoded.
+//!
+//! Both ends hold every frame to the limits of [`crate::types`]; positions in
+//! a lane are at most `i64::MAX`, so that neither a store's integers nor the
+//! addition of 1 can overflow. Header fields that a reader does not know are
+//! skipped and unknown numbers of an enum read as `Other`; an unknown kind of
+//! frame is an error.
 
+mod check;
 mod codec;
+mod error;
+mod fields;
 mod frames;
+mod header;
+mod kind;
+#[cfg(test)]
+mod tests;
 
-// pub use codec
+pub use codec::{Decoder, EncodedFrame, FRAME_PREFIX_BYTES, encode_back, encode_forward};
+pub use error::WireError;
 pub use frames::{
     Back, Data, Ephemeral, EphemeralOutcome, Forward, Full, Hello, LaneState, Limit, Open, Outcome, Query, Refusal,
     Skip, Welcome,
