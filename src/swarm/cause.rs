@@ -47,10 +47,17 @@ pub(super) fn exceeded(cause: &ConnectionDenied) -> Option<String> {
     Some(format!("this node's memory limit is reached: {memory}"))
 }
 
-/// The system's own error within one of libp2p's, which has lost its number.
+/// The system's own error within one of libp2p's. Some layers hide it from
+/// `source()`; its number is then still in the text.
 pub(super) fn os_error(error: io::Error) -> io::Error {
     let number = chain(&error).find_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error());
-    number.map_or(error, io::Error::from_raw_os_error)
+    number.or_else(|| os_number(&error.to_string())).map_or(error, io::Error::from_raw_os_error)
+}
+
+/// The number in "… (os error 111)".
+fn os_number(text: &str) -> Option<i32> {
+    let (_, rest) = text.rsplit_once("(os error ")?;
+    rest.split_once(')')?.0.parse().ok()
 }
 
 fn denied(peer: PeerId, cause: &ConnectionDenied) -> NodeError {
@@ -72,10 +79,13 @@ fn transport_cause(error: &TransportError<io::Error>) -> String {
     let TransportError::Other(error) = error else {
         return "this kind of address is not supported".to_owned();
     };
-    if let Some(known) = chain(error).find_map(known_cause) {
+    if let Some(known) = chain(error).find_map(|error| known_cause(error.downcast_ref::<io::Error>()?.kind())) {
         return known.to_owned();
     }
     let text = innermost(error).to_string();
+    if let Some(known) = os_number(&text).and_then(|number| known_cause(io::Error::from_raw_os_error(number).kind())) {
+        return known.to_owned();
+    }
     let known = [("timed out", "timed out"), ("Timeout", "timed out"), ("no record", "name not found")];
     match known.iter().find(|(part, _)| text.contains(part)) {
         Some((_, cause)) => (*cause).to_owned(),
@@ -83,8 +93,8 @@ fn transport_cause(error: &TransportError<io::Error>) -> String {
     }
 }
 
-fn known_cause(error: &(dyn Error + 'static)) -> Option<&'static str> {
-    Some(match error.downcast_ref::<io::Error>()?.kind() {
+fn known_cause(kind: io::ErrorKind) -> Option<&'static str> {
+    Some(match kind {
         io::ErrorKind::ConnectionRefused => "connection refused",
         io::ErrorKind::ConnectionReset => "connection reset by the other side",
         io::ErrorKind::TimedOut => "timed out",
@@ -125,6 +135,8 @@ mod tests {
         };
         assert_eq!(transport_cause(&nested(io::ErrorKind::ConnectionRefused)), "connection refused");
         assert_eq!(transport_cause(&nested(io::ErrorKind::TimedOut)), "timed out");
+        let hidden = TransportError::Other(io::Error::other("all failed: Connection refused (os error 111)"));
+        assert_eq!(transport_cause(&hidden), "connection refused");
         let plain = TransportError::Other(io::Error::other("Handshake with the remote timed out."));
         assert_eq!(transport_cause(&plain), "timed out");
         let long = TransportError::Other(io::Error::other("x".repeat(1000)));

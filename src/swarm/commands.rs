@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::{
-    pending::{Opening, Purpose, Waiter},
+    pending::{Opening, PingJob, Purpose, Waiter},
     ping,
     route::without_peer,
     task::Task,
@@ -81,15 +81,16 @@ impl Task {
         let connected = Connected { peer, route, address, already };
         match waiter {
             Waiter::Connect(reply) => drop(reply.send(Ok(connected))),
-            Waiter::Ping(reply) => {
-                let Some(connection) = self.best_connection(&peer) else {
-                    return drop(reply.send(Err(NodeError::NoPong(peer, "the connection is gone".to_owned()))));
-                };
-                let purpose = Purpose::Ping(reply, connected);
-                let token = self.pending.opening(Opening { peer, connection, purpose });
-                self.swarm.behaviour_mut().link.open(peer, connection, ping::PROTOCOL, token);
-            }
+            Waiter::Ping(reply) => self.open_ping(PingJob { reply, connected, broken: 0 }),
         }
+    }
+
+    /// Opens a stream for a ping on the best connection.
+    pub(super) fn open_ping(&mut self, job: PingJob) {
+        let peer = job.connected.peer;
+        let Some(connection) = self.best_connection(&peer) else { return job.fail("the connection is gone") };
+        let token = self.pending.opening(Opening { peer, connection, purpose: Purpose::Ping(job) });
+        self.swarm.behaviour_mut().link.open(peer, connection, ping::PROTOCOL, token);
     }
 
     fn best_connection(&self, peer: &PeerId) -> Option<ConnectionId> {

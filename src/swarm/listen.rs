@@ -110,9 +110,6 @@ impl Listeners {
 /// bind the port and each get a part of the connections.
 fn probe(address: &Multiaddr) -> io::Result<()> {
     let Some((socket_address, kind)) = socket_address(address) else { return Ok(()) };
-    if socket_address.port() == 0 {
-        return Ok(());
-    }
     let socket = Socket::new(Domain::for_address(socket_address), kind, None)?;
     if kind == Type::STREAM {
         // As libp2p does: connections that are being forgotten do not matter.

@@ -52,8 +52,26 @@ pub(super) struct Opening {
 pub(super) enum Purpose {
     /// The outbound link.
     Link,
-    /// A ping, on the connection described.
-    Ping(oneshot::Sender<Result<Pong, NodeError>>, Connected),
+    /// A ping.
+    Ping(PingJob),
+}
+
+/// A ping that was asked for.
+#[derive(Debug)]
+pub(super) struct PingJob {
+    pub(super) reply: oneshot::Sender<Result<Pong, NodeError>>,
+    /// What it goes over.
+    pub(super) connected: Connected,
+    /// Streams that broke before.
+    pub(super) broken: u32,
+}
+
+impl PingJob {
+    /// Tells the caller that there is no measurement.
+    pub(super) fn fail(self, cause: impl ToString) {
+        let error = NodeError::NoPong(self.connected.peer, cause.to_string());
+        let _ = self.reply.send(Err(error));
+    }
 }
 
 impl Waiter {

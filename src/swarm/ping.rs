@@ -6,10 +6,14 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::StreamProtocol;
 use tokio::time::{Instant, timeout};
 
+use super::pending::PingJob;
 use crate::node::DIAL_DEADLINE;
 
 /// The protocol.
 pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/ipfs/ping/1.0.0");
+/// Streams tried for one ping. libp2p answers on one stream per connection and
+/// drops it for a newer one, so that the periodic ping may get in the way.
+pub(super) const MAX_STREAMS: u32 = 3;
 /// Bytes there and back, as the protocol says.
 const BYTES: usize = 32;
 
@@ -25,6 +29,13 @@ pub(super) enum PingError {
     /// The stream broke.
     #[error("the stream broke: {0}")]
     Broken(#[from] io::Error),
+}
+
+/// A ping that came to an end.
+#[derive(Debug)]
+pub(super) struct Measured {
+    pub(super) job: PingJob,
+    pub(super) result: Result<Duration, PingError>,
 }
 
 /// Sends random bytes, reads them back, and tells how long that took.

@@ -22,6 +22,7 @@ use super::{
     listen::Listeners,
     peers::Peers,
     pending::{Dial, Opening, Pending, Purpose, Waiter},
+    ping::Measured,
     redial::Redial,
     sink::Sink,
     timers::Timers,
@@ -59,8 +60,8 @@ pub(super) struct Task {
     steering: Timers<PeerId>,
     pub(super) links: Links,
     ended: mpsc::Receiver<Ended>,
-    /// One for each ping asked for.
-    pub(super) ping_slots: Arc<Semaphore>,
+    pub(super) pings: Pings,
+    measured: mpsc::Receiver<Measured>,
     pub(super) trust_open: bool,
     pub(super) max_message_bytes: u64,
     /// Nothing more is to be opened.
@@ -79,6 +80,13 @@ pub(super) struct Links {
     pub(super) untrusted_budget: Arc<Semaphore>,
     pub(super) ended: mpsc::Sender<Ended>,
     pub(super) running: TaskTracker,
+}
+
+/// The pings that run.
+pub(super) struct Pings {
+    /// One for each.
+    pub(super) slots: Arc<Semaphore>,
+    pub(super) measured: mpsc::Sender<Measured>,
 }
 
 /// A link that runs.
@@ -104,6 +112,7 @@ impl Task {
     ) -> (Self, mpsc::Receiver<NodeEvent>) {
         let (sink, events) = Sink::new();
         let (ended_tx, ended) = mpsc::channel(ENDED_QUEUE);
+        let (measured_tx, measured) = mpsc::channel(MAX_PINGS);
         let peers = Peers::new(*swarm.local_peer_id(), config.max_message_bytes);
         let links = Links {
             live: HashMap::new(),
@@ -124,7 +133,8 @@ impl Task {
             steering: Timers::new(),
             links,
             ended,
-            ping_slots: Arc::new(Semaphore::new(MAX_PINGS)),
+            pings: Pings { slots: Arc::new(Semaphore::new(MAX_PINGS)), measured: measured_tx },
+            measured,
             trust_open: config.trust_open,
             max_message_bytes: config.max_message_bytes,
             draining: false,
@@ -166,6 +176,7 @@ impl Task {
                 biased;
                 () = self.stop.cancelled() => break,
                 Some(ended) = self.ended.recv() => self.on_link_ended(ended),
+                Some(measured) = self.measured.recv() => self.on_measured(measured),
                 permit = self.sink.ready() => self.sink.on_ready(permit),
                 () = at(deadline) => self.on_deadline(Instant::now()),
                 command = self.commands.recv() => if !self.on_command(command) { break },

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::{
-    node::{ConnectionInfo, NodeError, NodeEvent},
+    node::{ConnectionInfo, NodeEvent},
     swarm::{
         cause,
         peers::Connection,
@@ -54,9 +54,9 @@ impl Task {
     }
 
     pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId, cause: Option<ConnectionError>, now: Instant) {
-        for Opening { peer, purpose, .. } in self.pending.lost(id) {
-            if let Purpose::Ping(reply, _) = purpose {
-                let _ = reply.send(Err(NodeError::NoPong(peer, "the connection broke".to_owned())));
+        for Opening { purpose, .. } in self.pending.lost(id) {
+            if let Purpose::Ping(job) = purpose {
+                job.fail("the connection broke");
             }
         }
         let Some(entry) = self.peers.get_mut(&peer) else { return };

@@ -8,14 +8,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
-    node::{Connected, Direction, Link, LinkId, NodeError, NodeEvent, Pong},
+    node::{Direction, Link, LinkId, NodeError, NodeEvent, Pong},
     swarm::{
         link::{
             behaviour::{Event, EventKind, OpenError, Token},
             io::{self, LinkEnd, Terms},
         },
-        pending::{Opening, Purpose},
-        ping,
+        pending::{Opening, PingJob, Purpose},
+        ping::{self, Measured, PingError},
         task::{Ended, LiveLink, Task},
     },
     wire::Decoder,
@@ -62,7 +62,7 @@ impl Task {
         let Some(Opening { peer, connection, purpose }) = self.pending.opened(token) else { return };
         match purpose {
             Purpose::Link => self.on_outbound_link(peer, connection, stream, now),
-            Purpose::Ping(reply, connected) => self.measure(peer, stream, reply, connected),
+            Purpose::Ping(job) => self.measure(stream, job),
         }
     }
 
@@ -140,28 +140,34 @@ impl Task {
                     self.attend(peer, now);
                 }
             }
-            Purpose::Ping(reply, _) => drop(reply.send(Err(NodeError::NoPong(peer, error.to_string())))),
+            Purpose::Ping(job) => job.fail(error),
         }
     }
 
-    /// Measures elsewhere; the caller hears of it directly.
-    fn measure(
-        &mut self,
-        peer: PeerId,
-        stream: Stream,
-        reply: tokio::sync::oneshot::Sender<Result<Pong, NodeError>>,
-        connected: Connected,
-    ) {
-        let Ok(slot) = self.ping_slots.clone().try_acquire_owned() else {
-            return drop(reply.send(Err(NodeError::Limit("too many pings are under way; try again later".to_owned()))));
+    /// Measures elsewhere; the result comes back as [`Measured`].
+    fn measure(&mut self, stream: Stream, job: PingJob) {
+        let Ok(slot) = self.pings.slots.clone().try_acquire_owned() else {
+            let error = NodeError::Limit("too many pings are under way; try again later".to_owned());
+            return drop(job.reply.send(Err(error)));
         };
+        let measured = self.pings.measured.clone();
         tokio::spawn(async move {
-            let result = match ping::exchange(stream).await {
-                Ok(rtt) => Ok(Pong { rtt, connected }),
-                Err(error) => Err(NodeError::NoPong(peer, error.to_string())),
-            };
-            let _ = reply.send(result);
+            let result = ping::exchange(stream).await;
+            // The task may be gone, and the caller with it.
+            let _ = measured.send(Measured { job, result }).await;
             drop(slot);
         });
+    }
+
+    pub(in crate::swarm) fn on_measured(&mut self, measured: Measured) {
+        let Measured { mut job, result } = measured;
+        match result {
+            Ok(rtt) => drop(job.reply.send(Ok(Pong { rtt, connected: job.connected }))),
+            Err(PingError::Broken(_)) if job.broken + 1 < ping::MAX_STREAMS => {
+                job.broken += 1;
+                self.open_ping(job);
+            }
+            Err(error) => job.fail(error),
+        }
     }
 }
