@@ -92,6 +92,7 @@ pub(super) struct Pings {
 /// A link that runs.
 pub(super) struct LiveLink {
     pub(super) peer: PeerId,
+    pub(super) connection: ConnectionId,
     pub(super) outbound: bool,
     pub(super) cancel: CancellationToken,
 }

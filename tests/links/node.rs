@@ -56,6 +56,11 @@ impl TestNode {
     }
 
     pub(crate) async fn start_as(config: SwarmConfig, keypair: Keypair) -> Result<Self, SwarmError> {
+        // RUST_LOG=p2p_node=debug shows what a failed test did.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
         let stop = CancellationToken::new();
         let network = swarm::spawn(config, keypair, stop.clone()).await?;
         Ok(Self {

@@ -59,6 +59,7 @@ impl Task {
                 job.fail("the connection broke");
             }
         }
+        self.end_links(id);
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         entry.connections.retain(|connection| connection.id != id);
         entry.steer.disconnected(id, now);
@@ -72,6 +73,14 @@ impl Task {
             self.sink.push(NodeEvent::Disconnected(peer));
         }
         self.attend(peer, now);
+    }
+
+    /// A yamux stream of a connection that this side closed never ends by
+    /// itself.
+    fn end_links(&mut self, connection: ConnectionId) {
+        for link in self.links.live.values().filter(|link| link.connection == connection) {
+            link.cancel.cancel();
+        }
     }
 
     pub(super) fn on_dial_error(&mut self, id: ConnectionId, error: &DialError, now: Instant) {

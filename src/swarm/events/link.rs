@@ -106,7 +106,7 @@ impl Task {
             return None;
         }
         debug!(%peer, %route, outbound, "link open");
-        self.links.live.insert(id, LiveLink { peer, outbound, cancel });
+        self.links.live.insert(id, LiveLink { peer, connection, outbound, cancel });
         let ended = self.links.ended.clone();
         self.links.running.spawn(async move {
             let end = moved.await;
