@@ -124,6 +124,7 @@ impl Task {
         if new_address {
             self.redial.hint(peer, now);
         }
+        self.dial_seen(peer, now);
         self.attend(peer, now);
     }
 

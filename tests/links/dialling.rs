@@ -145,22 +145,16 @@ async fn ping_dials_and_measures() {
     assert!(pong.rtt > Duration::ZERO && pong.rtt < DEADLINE);
     assert!(!pong.connected.already);
     assert!(a.node.ping(b.id, DEADLINE).await.unwrap().connected.already);
-    a.wait(|event| match event {
-        NodeEvent::AddressWorked(peer, address) if peer == b.id && address == b.address(false) => Ok(()),
-        other => Err(other),
-    })
-    .await;
+    let address = b.address(false);
+    a.wait(|event| matches!(event, NodeEvent::AddressWorked(peer, worked) if *peer == b.id && *worked == address))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_peer_is_refused_both_ways() {
     let (mut a, b) = (TestNode::start().await, TestNode::start().await);
     b.connect(&a, true).await.unwrap();
-    a.wait(|event| match event {
-        NodeEvent::Connected(info) if info.peer == b.id => Ok(()),
-        other => Err(other),
-    })
-    .await;
+    a.wait(|event| matches!(event, NodeEvent::Connected(info) if info.peer == b.id)).await;
     a.set(b.id, Standing::Blocked, false, vec![b.address(true)]).await;
     a.disconnected(b.id).await;
     assert_eq!(a.connect(&b, true).await.unwrap_err(), NodeError::Blocked(b.id));

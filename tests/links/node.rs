@@ -92,20 +92,17 @@ impl TestNode {
     }
 
     /// The next event that fits; those passed over are kept.
-    pub(crate) async fn wait<T>(&mut self, mut fits: impl FnMut(NodeEvent) -> Result<T, NodeEvent>) -> T {
-        for _ in 0..self.passed.len() {
-            match fits(self.passed.pop_front().unwrap()) {
-                Ok(found) => return found,
-                Err(event) => self.passed.push_back(event),
-            }
+    pub(crate) async fn wait(&mut self, fits: impl Fn(&NodeEvent) -> bool) -> NodeEvent {
+        if let Some(position) = self.passed.iter().position(&fits) {
+            return self.passed.remove(position).unwrap();
         }
         let deadline = Instant::now() + DEADLINE;
         loop {
             let event = timeout_at(deadline, self.events.recv()).await.expect("event in time").expect("running");
-            match fits(event) {
-                Ok(found) => return found,
-                Err(event) => self.passed.push_back(event),
+            if fits(&event) {
+                return event;
             }
+            self.passed.push_back(event);
         }
     }
 
@@ -132,19 +129,14 @@ impl TestNode {
     }
 
     async fn link(&mut self, fits: impl Fn(&Link) -> bool) -> Link {
-        self.wait(|event| match event {
-            NodeEvent::Link(link) if fits(&link) => Ok(link),
-            other => Err(other),
-        })
-        .await
+        match self.wait(|event| matches!(event, NodeEvent::Link(link) if fits(link))).await {
+            NodeEvent::Link(link) => link,
+            _ => unreachable!("asked for a link"),
+        }
     }
 
     pub(crate) async fn disconnected(&mut self, peer: PeerId) {
-        self.wait(|event| match event {
-            NodeEvent::Disconnected(other) if other == peer => Ok(()),
-            other => Err(other),
-        })
-        .await;
+        self.wait(|event| matches!(event, NodeEvent::Disconnected(other) if *other == peer)).await;
     }
 
     pub(crate) async fn stop(self) {

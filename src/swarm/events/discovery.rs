@@ -28,18 +28,26 @@ impl Task {
         }
     }
 
-    /// Strangers are listed and never dialled for having been seen; trusted
-    /// peers are, if that makes for a better connection.
     fn on_seen(&mut self, peer: PeerId, address: &Multiaddr, now: Instant) {
-        let Some(entry) = self.peers.seen(peer, address, now) else {
+        if self.peers.seen(peer, address, now).is_none() {
             return debug!(%peer, "too many strangers on the local network; not listed");
-        };
-        let near = entry.best().is_some_and(|best| best.route == Route::Lan);
-        let (trusted, lan) = (entry.is_trusted(), entry.lan.clone());
+        }
         self.redial.hint(peer, now);
-        if trusted && !near && !self.draining && !self.pending.is_dialling(&peer) && self.pending.has_room_for_dial() {
+        self.dial_seen(peer, now);
+    }
+
+    /// Dials a peer seen on the local network. Strangers are listed and never
+    /// dialled for having been seen; trusted peers are, if that makes for a
+    /// better connection.
+    pub(in crate::swarm) fn dial_seen(&mut self, peer: PeerId, now: Instant) {
+        let Some(entry) = self.peers.get(&peer) else { return };
+        let near = entry.best().is_some_and(|best| best.route == Route::Lan);
+        if !entry.is_trusted() || near || entry.lan.is_empty() || self.draining {
+            return;
+        }
+        if !self.pending.is_dialling(&peer) && self.pending.has_room_for_dial() {
             // Without a caller; a failure is logged where it is noticed.
-            let _ = self.dial(peer, lan, None, now);
+            let _ = self.dial(peer, entry.lan.clone(), None, now);
         }
     }
 

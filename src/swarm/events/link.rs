@@ -67,11 +67,15 @@ impl Task {
     }
 
     fn on_outbound_link(&mut self, peer: PeerId, connection: ConnectionId, stream: Stream, now: Instant) {
-        let Some(entry) = self.peers.get_mut(&peer) else { return };
-        let budget = entry.outbound_budget.clone();
-        let (terms, cancel) = self.terms(budget);
-        let (direction, moved) = io::outbound(stream, terms);
-        let started = self.start_link(peer, connection, direction, cancel, moved);
+        let Some(entry) = self.peers.get(&peer) else { return };
+        let started = if entry.steer.is_allowed() {
+            let (terms, cancel) = self.terms(entry.outbound_budget.clone());
+            let (direction, moved) = io::outbound(stream, terms);
+            self.start_link(peer, connection, direction, cancel, moved)
+        } else {
+            // Trust was lost meanwhile.
+            None
+        };
         if let Some(entry) = self.peers.get_mut(&peer) {
             match started {
                 Some(link) => entry.steer.opened(connection, link, now),

@@ -4,7 +4,10 @@ use std::{io, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use futures::{AsyncRead, AsyncReadExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{
+    OwnedSemaphorePermit, Semaphore,
+    mpsc::{self, error::TrySendError},
+};
 
 use crate::{
     node::Received,
@@ -109,6 +112,8 @@ impl<S: AsyncRead + Unpin, F> Reader<S, F> {
     }
 
     async fn fill(&mut self) -> Result<(), ReadEnd> {
+        // The substream itself never makes a busy reader give way.
+        tokio::task::consume_budget().await;
         let read = self.stream.read(&mut self.scratch).await?;
         if read == 0 {
             return Err(if self.buffer.is_empty() { ReadEnd::Closed } else { truncated() });
@@ -144,12 +149,19 @@ impl<S: AsyncRead + Unpin, F> Reader<S, F> {
     /// Waits until the frame has room among those not yet done with.
     async fn acquire(&self, len: usize) -> Result<OwnedSemaphorePermit, ReadEnd> {
         let cost = u32::try_from(len + FRAME_OVERHEAD).unwrap_or(u32::MAX);
-        self.budget.clone().acquire_many_owned(cost).await.map_err(|_| ReadEnd::Unread)
+        match self.budget.clone().try_acquire_many_owned(cost) {
+            Ok(permit) => Ok(permit),
+            Err(_) => self.budget.clone().acquire_many_owned(cost).await.map_err(|_| ReadEnd::Unread),
+        }
     }
 
     async fn pass_on(&self, body: Bytes, permit: OwnedSemaphorePermit) -> Result<(), ReadEnd> {
         let frame = (self.decode)(&self.decoder, body)?;
-        self.frames.send(Received { frame, permit }).await.map_err(|_| ReadEnd::Unread)
+        match self.frames.try_send(Received { frame, permit }) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(received)) => self.frames.send(received).await.map_err(|_| ReadEnd::Unread),
+            Err(TrySendError::Closed(_)) => Err(ReadEnd::Unread),
+        }
     }
 }
 

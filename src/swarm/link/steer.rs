@@ -107,6 +107,11 @@ impl Steer {
         self.allowed = allowed;
     }
 
+    /// As told last.
+    pub(in crate::swarm) fn is_allowed(&self) -> bool {
+        self.allowed
+    }
+
     /// The best connection, whoever chooses.
     pub(in crate::swarm) fn best(&self) -> Option<ConnectionId> {
         self.connections.iter().min_by_key(|c| c.rank()).map(|c| c.id)
