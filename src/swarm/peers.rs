@@ -208,13 +208,10 @@ impl Peer {
         self.worked = Some(address);
     }
 
-    /// The peer told its addresses; tells whether there is a new one. They
-    /// are kept of peers that this side has reason to dial: anyone can tell any
-    /// address.
+    /// The peer told its addresses; tells whether there is a new one. Anyone
+    /// can tell any address: they are dialled only if this side wants to reach
+    /// the peer, and kept no longer than the peer matters.
     pub(super) fn learn(&mut self, addresses: impl Iterator<Item = Multiaddr>) -> bool {
-        if !self.is_trusted() && !self.should_be_connected() {
-            return false;
-        }
         let told: Vec<_> = addresses.map(|a| without_peer(&a)).filter(is_dialable).take(MAX_ADDRESSES).collect();
         let new = told.iter().any(|address| !self.learned.contains(address));
         self.learned = told;

@@ -43,7 +43,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// At the end, time for links to write out and for connections to close.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Refusals and breaches are logged once in this time.
-pub(super) const WARN_INTERVAL: Duration = Duration::from_secs(60);
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Owns the swarm and all that is known of the network.
 pub(super) struct Task {
@@ -66,8 +66,7 @@ pub(super) struct Task {
     pub(super) max_message_bytes: u64,
     /// Nothing more is to be opened.
     pub(super) draining: bool,
-    /// When a refusal by a limit was logged.
-    pub(super) limit_warned: Option<Instant>,
+    pub(super) warned: Warned,
     stop: CancellationToken,
 }
 
@@ -87,6 +86,15 @@ pub(super) struct Pings {
     /// One for each.
     pub(super) slots: Arc<Semaphore>,
     pub(super) measured: mpsc::Sender<Measured>,
+}
+
+/// When something was logged that could be logged without end.
+#[derive(Default)]
+pub(super) struct Warned {
+    /// A refusal by a limit.
+    pub(super) limit: Option<Instant>,
+    /// Trouble of a listener.
+    pub(super) listener: Option<Instant>,
 }
 
 /// A link that runs.
@@ -139,7 +147,7 @@ impl Task {
             trust_open: config.trust_open,
             max_message_bytes: config.max_message_bytes,
             draining: false,
-            limit_warned: None,
+            warned: Warned::default(),
             stop,
         };
         (task, events)
@@ -316,11 +324,19 @@ impl Task {
     pub(super) fn warn_of(&mut self, peer: PeerId, what: &dyn std::fmt::Display) {
         let now = Instant::now();
         let Some(entry) = self.peers.get_mut(&peer) else { return };
-        if entry.warned.is_none_or(|last| now.saturating_duration_since(last) >= WARN_INTERVAL) {
-            entry.warned = Some(now);
+        if is_time(&mut entry.warned, now) {
             warn!(%peer, "{what}");
         }
     }
+}
+
+/// Whether to log something again that was last logged then.
+pub(super) fn is_time(last: &mut Option<Instant>, now: Instant) -> bool {
+    let due = last.is_none_or(|last| now.saturating_duration_since(last) >= WARN_INTERVAL);
+    if due {
+        *last = Some(now);
+    }
+    due
 }
 
 /// Ready at the time given; never if none is.

@@ -51,9 +51,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const IDENTIFY_INTERVAL: Duration = Duration::from_secs(300);
 /// How long others on the local network believe what this node announced.
 const MDNS_TTL: Duration = Duration::from_secs(360);
-/// How often peers on the local network are asked for; they also announce
-/// themselves when they start.
-const MDNS_QUERY_INTERVAL: Duration = Duration::from_secs(300);
+/// How often peers on the local network are asked for. A newcomer finds the
+/// others at once, and they find it with their next question; anybody's
+/// question postpones everybody's, as all hear the answers.
+const MDNS_QUERY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Builds the swarm. Must run within tokio.
 ///

@@ -18,7 +18,7 @@ use crate::{
         peers::Connection,
         pending::{Opening, Purpose},
         route::{is_quic, route, without_peer},
-        task::{Task, WARN_INTERVAL},
+        task::{Task, is_time},
     },
 };
 
@@ -101,8 +101,7 @@ impl Task {
             return debug!(%error, "an incoming connection failed");
         };
         let Some(limit) = cause::exceeded(cause) else { return };
-        if self.limit_warned.is_none_or(|last| now.saturating_duration_since(last) >= WARN_INTERVAL) {
-            self.limit_warned = Some(now);
+        if is_time(&mut self.warned.limit, now) {
             let refused = self.swarm.behaviour().limits.counts().refused;
             warn!(refused, "an incoming connection was refused: {limit}");
         }
@@ -142,6 +141,13 @@ impl Task {
         info!(%address, "no longer listening");
         self.listeners.expired(id, address);
         self.redial.network_changed(now, rand::random);
+    }
+
+    /// The listener goes on. Too many open files, for example.
+    pub(super) fn on_listener_error(&mut self, error: &io::Error, now: Instant) {
+        if is_time(&mut self.warned.listener, now) {
+            warn!(%error, "a listener has trouble");
+        }
     }
 
     /// Listeners are never closed on purpose.

@@ -37,7 +37,7 @@ impl Task {
             SwarmEvent::NewListenAddr { listener_id, address } => self.on_listening(listener_id, address, now),
             SwarmEvent::ExpiredListenAddr { listener_id, address } => self.on_expired(listener_id, &address, now),
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => self.on_listener_closed(listener_id, reason),
-            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener has trouble"),
+            SwarmEvent::ListenerError { error, .. } => self.on_listener_error(&error, now),
             _ => {}
         }
     }
