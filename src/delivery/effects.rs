@@ -62,7 +62,7 @@ pub fn run_receiver(
 ) -> Result<Option<(ReceiverInput, Option<BatchDone>)>, StoreError> {
     Ok(match effect {
         ReceiverEffect::OpenLane { link, lane, channel, epoch, previous } => {
-            let state = db.open_lane(&arrival.peer, &channel, epoch, previous)?;
+            let state = db.open_lane(&arrival.peer, &channel, epoch, &previous)?;
             Some((ReceiverInput::LaneOpened { link, lane, state }, None))
         }
         ReceiverEffect::Commit(batch) => {

@@ -66,7 +66,7 @@ pub(super) enum Phase {
     /// OPEN is sent.
     Opening,
     /// The peer said where it stands; the store is asked what it knows.
-    Preparing { request: u64, high: Seq, tag: Tag, inherited: Seq },
+    Preparing { request: u64, high: Seq, inherited: Seq, tag: Tag },
     /// The store gives it a new epoch.
     Renumbering,
     /// Messages flow.
@@ -89,7 +89,7 @@ pub(super) struct Held {
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) epoch: Epoch,
-    pub(super) previous: Epoch,
+    pub(super) previous: Vec<Epoch>,
     pub(super) phase: Phase,
     /// Number on the link, while not closed.
     pub(super) number: u32,
@@ -126,7 +126,7 @@ impl Lane {
     pub(super) fn new(epoch: Epoch) -> Self {
         Self {
             epoch,
-            previous: 0,
+            previous: Vec::new(),
             phase: Phase::Closed,
             number: 0,
             acked: 0,

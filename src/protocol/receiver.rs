@@ -153,8 +153,8 @@ pub enum ReceiverEffect {
         channel: Channel,
         /// The numbering.
         epoch: Epoch,
-        /// The one before it.
-        previous: Epoch,
+        /// Those before it, youngest first.
+        previous: Vec<Epoch>,
     },
     /// Store: commit a batch.
     Commit(Vec<Inbound>),

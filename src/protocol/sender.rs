@@ -36,8 +36,8 @@ pub struct LaneInfo {
     pub channel: Channel,
     /// Its present numbering.
     pub epoch: Epoch,
-    /// The one before it; 0 if none.
-    pub previous: Epoch,
+    /// Those before it, youngest first.
+    pub previous: Vec<Epoch>,
     /// All up to here was acknowledged.
     pub acked: Seq,
     /// Last position used.
@@ -474,8 +474,8 @@ impl Sender {
         link.numbers.insert(link.next_lane, channel.clone());
         lane.number = link.next_lane;
         lane.phase = Phase::Opening;
-        let Lane { number, epoch, previous, .. } = *lane;
-        let open = Open { lane: number, channel: channel.clone(), epoch, previous };
+        let (lane, epoch, previous) = (lane.number, lane.epoch, lane.previous.clone());
+        let open = Open { lane, channel: channel.clone(), epoch, previous };
         self.send(Forward::Open(open));
     }
 
@@ -494,9 +494,11 @@ impl Sender {
             return self.violation("LANE_STATE without OPEN");
         }
         self.requests += 1;
-        let (request, epoch, high) = (self.requests, lane.epoch, state.high);
-        lane.phase = Phase::Preparing { request, high, tag: state.tag, inherited: state.inherited };
-        self.effects.push_back(SenderEffect::Prepare { channel, epoch, request, high, gaps: state.gaps });
+        let LaneState { high, inherited, tag, gaps, .. } = state;
+        let (request, epoch) = (self.requests, lane.epoch);
+        lane.phase = Phase::Preparing { request, high, inherited, tag };
+        let high = if high == 0 { inherited } else { high };
+        self.effects.push_back(SenderEffect::Prepare { channel, epoch, request, high, gaps });
     }
 
     fn prepared(&mut self, channel: &Channel, answered: u64, info: Option<Prepared>) {
@@ -505,49 +507,70 @@ impl Sender {
         if request != answered {
             return; // The link that asked is gone.
         }
-        let epoch = lane.epoch;
         lane.acked = info.acked;
         lane.last = lane.last.max(info.last);
         lane.forget_rows();
-        let known_tag = if high == info.acked { Some(info.acked_tag) } else { info.tag_at };
-        let other_history = high >= info.acked && high > 0 && (known_tag != Some(tag) || info.gap_is_message);
-        if high > lane.last || other_history {
-            // The peer has rows of this epoch that this node never wrote, or
-            // was told to skip what is to be sent: this node's store is an
-            // older copy.
-            if lane.minted {
-                return self.violation("rows of an epoch that was never used");
-            }
-            lane.phase = Phase::Renumbering;
-            self.effects.push_back(SenderEffect::Renumber { channel: channel.clone(), epoch });
-            return;
-        }
-        if high < info.acked {
-            self.skip_acked(channel, high, inherited, &info);
-        } else if high > info.acked {
-            lane.acked = high;
-            lane.forget_rows();
-            self.effects.push_back(SenderEffect::Acked { channel: channel.clone(), epoch, seq: high, tag });
+        let at = if high == 0 { inherited } else { high };
+        let known_tag = if at == info.acked { Some(info.acked_tag) } else { info.tag_at };
+        let same_history = at < info.acked || at == 0 || (known_tag == Some(tag) && !info.gap_is_message);
+        match high {
+            0 => self.begin_epoch(channel, inherited, tag, same_history, &info),
+            _ if high > info.last || !same_history => return self.renumber(channel),
+            _ if high < info.acked => self.skip_lost(channel, high, &info),
+            _ => self.catch_up(channel, high, tag),
         }
         self.ask(channel, info.unresolved, info.more_unresolved);
         self.flow(channel);
     }
 
-    /// The rows that the peer lacks are gone here, so it must be told to go on
-    /// without them: it has them under the epoch before, or its store is an
-    /// older copy of itself.
-    fn skip_acked(&mut self, channel: &Channel, high: Seq, inherited: Seq, info: &Prepared) {
+    /// The peer has rows of this epoch that this node never wrote, or was told
+    /// to skip what is to be sent: this node's store was replaced by an older
+    /// copy while it ran.
+    fn renumber(&mut self, channel: &Channel) {
+        let Some(lane) = self.lanes.get_mut(channel) else { return };
+        if lane.minted {
+            return self.violation("rows of an epoch that was never used");
+        }
+        lane.phase = Phase::Renumbering;
+        let epoch = lane.epoch;
+        self.effects.push_back(SenderEffect::Renumber { channel: channel.clone(), epoch });
+    }
+
+    /// The peer has more than it acknowledged here.
+    fn catch_up(&mut self, channel: &Channel, high: Seq, tag: Tag) {
+        let Some(lane) = self.lanes.get_mut(channel).filter(|lane| lane.acked < high) else { return };
+        lane.acked = high;
+        lane.forget_rows();
+        let epoch = lane.epoch;
+        self.effects.push_back(SenderEffect::Acked { channel: channel.clone(), epoch, seq: high, tag });
+    }
+
+    /// The peer's store is an older copy of itself. The rows that it lacks are
+    /// gone here, so it must be told to go on without them.
+    fn skip_lost(&mut self, channel: &Channel, high: Seq, info: &Prepared) {
         let Some(lane) = self.lanes.get(channel) else { return };
-        let (lane, tag, acked) = (lane.number, info.acked_tag, info.acked);
-        let known = if high == 0 { inherited.min(acked) } else { high };
-        if known > high {
-            let skip = Skip { lane, from: high + 1, to: known, tag, lost: false, id: None };
+        let skip =
+            Skip { lane: lane.number, from: high + 1, to: info.acked, tag: info.acked_tag, lost: true, id: None };
+        self.effects.push_back(SenderEffect::Lost { channel: channel.clone(), count: info.acked - high });
+        self.send(Forward::Skip(skip));
+    }
+
+    /// Nothing of this epoch is at the peer: positions go on from those it has
+    /// under the epochs before.
+    fn begin_epoch(&mut self, channel: &Channel, inherited: Seq, tag: Tag, same_history: bool, info: &Prepared) {
+        let resumes = same_history && inherited > info.acked && inherited <= info.last;
+        if resumes {
+            self.catch_up(channel, inherited, tag);
+        }
+        let Some(lane) = self.lanes.get(channel) else { return };
+        let known = if resumes { inherited } else { inherited.min(info.acked) };
+        let tag = if resumes { tag } else { info.acked_tag };
+        if known > 0 {
+            let skip = Skip { lane: lane.number, from: 1, to: known, tag, lost: false, id: None };
             self.send(Forward::Skip(skip));
         }
-        if acked > known {
-            self.effects.push_back(SenderEffect::Lost { channel: channel.clone(), count: acked - known });
-            let skip = Skip { lane, from: known + 1, to: acked, tag, lost: true, id: None };
-            self.send(Forward::Skip(skip));
+        if known < info.acked {
+            self.skip_lost(channel, known, info);
         }
     }
 

@@ -203,7 +203,7 @@ impl Db {
         result
     }
 
-    /// Notes that the file is in use; says whether it was closed in order the
+    /// Notes that the file is in use, gives its lanes new epochs, and says whether it was closed in order the
     /// last time.
     ///
     /// # Errors
@@ -211,6 +211,7 @@ impl Db {
     pub fn begin_session(&mut self) -> Result<bool, StoreError> {
         let clean = self.mark(CLEAN)?.is_none_or(|mark| mark == "yes");
         self.set_mark(CLEAN, "no")?;
+        self.mint_epochs()?;
         Ok(clean)
     }
 

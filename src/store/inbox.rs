@@ -13,11 +13,11 @@ use super::{
 use crate::{
     protocol::{Accepted, BatchLane, Inbound, InboundKind, MAX_OPEN_LANES, Millis},
     types::{Channel, Content, Epoch, Route, Seq, Tag},
-    wire::{Limit, MAX_GAPS},
+    wire::{Limit, MAX_EPOCHS, MAX_GAPS},
 };
 
 /// Numberings kept per origin: a sender that is restored returns to an old one.
-const MAX_EPOCHS: i64 = 8;
+const KEPT_EPOCHS: i64 = MAX_EPOCHS as i64 + 1;
 /// Channels in all; a bound on what trusted peers can make this node keep.
 const MAX_CHANNELS: i64 = 100_000;
 /// How long ids are remembered at least.
@@ -121,7 +121,7 @@ impl Db {
         peer: &PeerId,
         channel: &str,
         epoch: Epoch,
-        previous: Epoch,
+        previous: &[Epoch],
     ) -> Result<Result<Accepted, Limit>, StoreError> {
         let Some(origin) = self.origin(peer, channel)? else {
             return Ok(if self.may_add_origin(peer)? { Ok(unknown_lane()) } else { Err(Limit::Lanes) });
@@ -129,8 +129,16 @@ impl Db {
         if let Some(lane) = self.lane_at(origin.id, epoch)? {
             return Ok(Ok(lane));
         }
-        let inherited = self.lane_at(origin.id, previous)?.map_or(0, |lane| lane.high);
-        Ok(Ok(Accepted { inherited, ..unknown_lane() }))
+        // Positions go on over epochs, so the highest counts.
+        let mut best = unknown_lane();
+        for epoch in previous {
+            if let Some(Accepted { high, tag, gaps, .. }) = self.lane_at(origin.id, *epoch)?
+                && high > best.inherited
+            {
+                best = Accepted { high: 0, inherited: high, tag, gaps };
+            }
+        }
+        Ok(Ok(best))
     }
 
     fn origin(&self, peer: &PeerId, channel: &str) -> Result<Option<Origin>, StoreError> {
@@ -362,7 +370,7 @@ impl Db {
             self.connection.execute(
                 "DELETE FROM in_lane WHERE origin = ?1 AND epoch NOT IN \
                  (SELECT epoch FROM in_lane WHERE origin = ?1 ORDER BY epoch = ?3 DESC, opened DESC LIMIT ?2)",
-                params![origin, MAX_EPOCHS, epoch.cast_signed()],
+                params![origin, KEPT_EPOCHS, epoch.cast_signed()],
             )?;
         }
         Ok(())

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     protocol::{LaneInfo, MAX_OPEN_LANES, Millis, OutRow, Prepared, RowBody},
     types::{Channel, Content, Epoch, Seq, Tag},
-    wire::MAX_GAPS,
+    wire::{MAX_EPOCHS, MAX_GAPS},
 };
 
 /// Most channels to one peer: each is a lane on the link.
@@ -223,8 +223,16 @@ fn lane_info(row: &Row<'_>) -> rusqlite::Result<LaneInfo> {
         acked: row.get::<_, i64>(2)?.cast_unsigned(),
         last: row.get::<_, i64>(3)?.cast_unsigned(),
         unresolved: row.get(4)?,
-        previous: row.get::<_, i64>(5)?.cast_unsigned(),
+        previous: decode_epochs(row.get_ref(5)?.as_blob()?),
     })
+}
+
+fn encode_epochs(epochs: &[Epoch]) -> Vec<u8> {
+    epochs.iter().flat_map(|epoch| epoch.to_le_bytes()).collect()
+}
+
+fn decode_epochs(bytes: &[u8]) -> Vec<Epoch> {
+    bytes.as_chunks::<8>().0.iter().map(|epoch| Epoch::from_le_bytes(*epoch)).collect()
 }
 
 /// A peer id from its bytes.
@@ -623,12 +631,42 @@ impl Db {
     /// When SQLite refuses.
     pub fn renumber(&mut self, peer: &PeerId, channel: &str, epoch: Epoch) -> Result<Option<LaneInfo>, StoreError> {
         let Some(lane) = self.lane_in(peer, channel, epoch)? else { return self.lane_info(peer, channel) };
-        let fresh = self.random();
-        self.connection
-            .prepare_cached("UPDATE out_lane SET previous = epoch, epoch = ?2, exposed = last WHERE id = ?1")?
-            .execute([lane.id, fresh.cast_signed()])?;
+        self.mint(lane.id)?;
+        self.connection.prepare_cached("UPDATE out_lane SET exposed = last WHERE id = ?1")?.execute([lane.id])?;
         self.live.remove(&lane.id);
         self.lane_info(peer, channel)
+    }
+
+    /// Gives a lane a new epoch and remembers the one it leaves.
+    fn mint(&mut self, lane: i64) -> Result<(), StoreError> {
+        let (epoch, mut previous) = self
+            .connection
+            .prepare_cached("SELECT epoch, previous FROM out_lane WHERE id = ?1")?
+            .query_row([lane], |row| {
+                Ok((row.get::<_, i64>(0)?.cast_unsigned(), decode_epochs(row.get_ref(1)?.as_blob()?)))
+            })?;
+        previous.insert(0, epoch);
+        previous.truncate(MAX_EPOCHS);
+        let (fresh, previous) = (self.random(), encode_epochs(&previous));
+        self.connection
+            .prepare_cached("UPDATE out_lane SET epoch = ?2, previous = ?3 WHERE id = ?1")?
+            .execute(params![lane, fresh.cast_signed(), previous])?;
+        Ok(())
+    }
+
+    /// Gives every lane a new epoch: at each start of the daemon, so that what
+    /// it writes is never taken for what another run wrote from the same copy
+    /// of the store.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn mint_epochs(&mut self) -> Result<(), StoreError> {
+        let lanes: Vec<i64> = self
+            .connection
+            .prepare("SELECT id FROM out_lane WHERE last > 0")?
+            .query_map([], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        lanes.into_iter().try_for_each(|lane| self.mint(lane))
     }
 
     /// See [`crate::protocol::SenderEffect::Reject`].

@@ -41,7 +41,7 @@ CREATE TABLE out_lane (
     peer BLOB NOT NULL,
     channel TEXT NOT NULL,
     epoch INTEGER NOT NULL,
-    previous INTEGER NOT NULL DEFAULT 0,
+    previous BLOB NOT NULL DEFAULT x'',
     acked INTEGER NOT NULL DEFAULT 0,
     acked_tag INTEGER NOT NULL DEFAULT 0,
     last INTEGER NOT NULL DEFAULT 0,

@@ -1,1 +1,80 @@
-//! To come.
+//! The network: one task owns the libp2p swarm.
+//!
+//! ```text
+//! commands (Node) ──▶ task.rs ──▶ events (NodeEvent)
+//!                      │  ▲
+//!            commands.rs  events/{connection,discovery,link}.rs
+//!                      │  │
+//!   peers.rs  pending.rs  redial.rs  listen.rs      its tables
+//!                      │  │
+//!                 behaviour.rs                      the swarm's parts
+//!                      │
+//!          link/{steer,behaviour,handler,io}.rs     substreams for messages
+//! ```
+//!
+//! Nothing waits in the task but its one `select`; dials, pings and the frames
+//! of links run elsewhere and come back as messages.
+
+mod behaviour;
+mod cause;
+mod commands;
+mod config;
+mod error;
+mod events;
+mod limits;
+mod link;
+mod listen;
+mod peers;
+mod pending;
+mod ping;
+mod redial;
+mod route;
+mod sink;
+mod task;
+mod timers;
+mod transport;
+
+use libp2p::identity::Keypair;
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+pub use config::{BoundAddress, ListenAddress, SwarmConfig};
+pub use error::SwarmError;
+pub use limits::ConnectionLimits;
+
+use crate::node::{Node, NodeEvent};
+
+/// The running network.
+#[derive(Debug)]
+pub struct Network {
+    /// For commands.
+    pub node: Node,
+    /// What happens.
+    pub events: mpsc::Receiver<NodeEvent>,
+    /// The task that owns the swarm. It ends when the token is cancelled.
+    pub task: JoinHandle<()>,
+    /// Addresses asked for, with the ports that the system chose.
+    pub bound: Vec<BoundAddress>,
+    /// Default addresses that could not be bound, with the cause.
+    pub skipped: Vec<String>,
+}
+
+/// Starts the network. When this returns, all listeners are bound.
+///
+/// Cancelling `stop` ends it: links get a moment to write out what is queued,
+/// connections are closed, and the task ends. Drop the links first.
+///
+/// # Errors
+/// An address cannot be bound, or the system refuses something else that the
+/// network cannot do without; see [`SwarmError`].
+pub async fn spawn(config: SwarmConfig, keypair: Keypair, stop: CancellationToken) -> Result<Network, SwarmError> {
+    let swarm = transport::build(&config, keypair)?;
+    let local = *swarm.local_peer_id();
+    let (commands, command_queue) = mpsc::channel(task::COMMAND_QUEUE);
+    let (mut task, events) = task::Task::new(swarm, &config, command_queue, stop);
+    task.listen(config.listen)?;
+    task.settle().await?;
+    let (bound, skipped) = (task.bound(), task.skipped());
+    let task = tokio::spawn(task.run());
+    Ok(Network { node: Node::new(local, commands), events, task, bound, skipped })
+}

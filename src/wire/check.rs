@@ -3,7 +3,7 @@
 
 use super::{
     error::WireError,
-    frames::{Back, Forward, MAX_GAPS},
+    frames::{Back, Forward, MAX_EPOCHS, MAX_GAPS},
 };
 use crate::types::{Content, MAX_METADATA_BYTES, MAX_METADATA_ENTRIES, MAX_NAME_BYTES, MAX_TYPE_BYTES, Seq};
 
@@ -15,7 +15,10 @@ pub(super) const MAX_POSITION: Seq = i64::MAX as u64;
 pub(super) fn forward(frame: &Forward, max_payload: u64) -> Result<(), WireError> {
     match frame {
         Forward::Hello(_) | Forward::Bye => Ok(()),
-        Forward::Open(open) => name(In("OPEN"), "channel", &open.channel),
+        Forward::Open(open) => {
+            In("OPEN").at_most("previous", "entries", open.previous.len(), MAX_EPOCHS as u64)?;
+            name(In("OPEN"), "channel", &open.channel)
+        }
         Forward::Data(data) => {
             position(In("DATA"), "seq", data.seq, 1)?;
             content(In("DATA"), &data.content, max_payload)

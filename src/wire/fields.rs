@@ -87,7 +87,7 @@ pub(super) fn forward(frame: &Forward, to: &mut impl Fields) {
             to.uint(1, open.lane.into());
             to.string(2, &open.channel);
             to.fixed(3, open.epoch);
-            to.fixed(4, open.previous);
+            open.previous.iter().for_each(|epoch| to.eight(4, *epoch));
         }
         Forward::Data(data) => {
             to.uint(1, data.lane.into());

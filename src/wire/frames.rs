@@ -2,6 +2,9 @@
 
 use crate::types::{Channel, Content, Epoch, Seq, Tag};
 
+/// Epochs of a lane that both sides remember, the present one not counted.
+pub const MAX_EPOCHS: usize = 8;
+
 /// Gaps that a receiver tells of.
 pub const MAX_GAPS: usize = 32;
 
@@ -81,9 +84,9 @@ pub struct Open {
     pub channel: Channel,
     /// Which numbering of the lane.
     pub epoch: Epoch,
-    /// The one before it, whose acknowledged positions this one goes on from;
-    /// 0 if none.
-    pub previous: Epoch,
+    /// Those before it, whose positions this one goes on from, youngest first;
+    /// at most [`MAX_EPOCHS`].
+    pub previous: Vec<Epoch>,
 }
 
 /// See [`Forward::Data`].
@@ -166,13 +169,13 @@ pub struct LaneState {
     pub lane: u32,
     /// Highest contiguous position stored; 0 if none.
     pub high: Seq,
-    /// Mark of the row there; 0 if none.
+    /// While `high` is 0: the highest position stored of a previous epoch.
+    pub inherited: Seq,
+    /// Mark of the row at `high` or `inherited`; 0 if none.
     pub tag: Tag,
     /// The youngest gaps, as first and last position, oldest first; at most
     /// [`MAX_GAPS`], and when there are as many there may have been more.
     pub gaps: Vec<(Seq, Seq)>,
-    /// While `high` is 0: the highest position stored of the previous epoch.
-    pub inherited: Seq,
 }
 
 /// See [`Back::Outcome`].

@@ -23,8 +23,8 @@ pub(super) struct Open {
     pub(super) channel: String,
     #[prost(fixed64, tag = "3")]
     pub(super) epoch: u64,
-    #[prost(fixed64, tag = "4")]
-    pub(super) previous: u64,
+    #[prost(fixed64, repeated, packed = "false", tag = "4")]
+    pub(super) previous: Vec<u64>,
 }
 
 /// Of DATA.

@@ -32,6 +32,6 @@ mod tests;
 pub use codec::{Decoder, EncodedFrame, FRAME_PREFIX_BYTES, encode_back, encode_forward};
 pub use error::WireError;
 pub use frames::{
-    Back, Data, Ephemeral, EphemeralOutcome, Forward, Full, Hello, LaneState, Limit, MAX_GAPS, Open, Outcome, Query,
-    Refusal, Skip, Welcome,
+    Back, Data, Ephemeral, EphemeralOutcome, Forward, Full, Hello, LaneState, Limit, MAX_EPOCHS, MAX_GAPS, Open,
+    Outcome, Query, Refusal, Skip, Welcome,
 };

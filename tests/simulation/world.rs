@@ -29,7 +29,8 @@ pub(crate) enum Plant {
     None,
     /// The receiver's driver answers a batch before the store has it.
     AckBeforeCommit,
-    /// The sender does not compare tags after a restore.
+    /// The sender goes on in the old epoch after a restore, and does not
+    /// compare tags.
     SequenceReused,
     /// The receiver says nothing about a gap.
     SkipNotAcked,
@@ -278,7 +279,7 @@ impl World {
     /// own.
     fn asked_tag(&self, node: usize, effect: &SenderEffect) -> Option<(u64, u64)> {
         let SenderEffect::Prepare { channel, epoch, high, .. } = effect else { return None };
-        let state = self.nodes[1 - node].db.open_lane(&self.nodes[node].peer, channel, *epoch, 0).unwrap().ok()?;
+        let state = self.nodes[1 - node].db.open_lane(&self.nodes[node].peer, channel, *epoch, &[]).unwrap().ok()?;
         (state.high == *high).then_some((state.high, state.tag))
     }
 
@@ -533,6 +534,11 @@ impl World {
         // A new process has no open links in its store's memory either.
         let seed = self.rng.random();
         this.db = this.db.copy(seed).unwrap();
+        if self.plant != Plant::SequenceReused {
+            this.db.begin().unwrap();
+            this.db.begin_session().unwrap();
+            this.db.commit().unwrap();
+        }
         this.ops.push_back(Op::Sender(SenderEffect::Rescan));
     }
 

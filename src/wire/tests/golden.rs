@@ -55,9 +55,9 @@ fn hello() {
 
 #[test]
 fn open() {
-    let open = Open { lane: 3, channel: Arc::from("chat"), epoch: 0x0102_0304_0506_0708, previous: 1 };
+    let open = Open { lane: 3, channel: Arc::from("chat"), epoch: 0x0102_0304_0506_0708, previous: vec![1] };
     forward(Forward::Open(open), "0000001f 02 0000001a 0803 120463686174 190807060504030201 210100000000000000");
-    let unnamed = Open { lane: 0, channel: Arc::from(""), epoch: 0, previous: 0 };
+    let unnamed = Open { lane: 0, channel: Arc::from(""), epoch: 0, previous: vec![] };
     forward(Forward::Open(unnamed), "00000005 02 00000000");
 }
 

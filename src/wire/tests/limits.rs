@@ -87,7 +87,7 @@ fn long_fields_are_refused_by_name_length_and_limit() {
     let large = BTreeMap::from([("k".into(), "v".repeat(MAX_METADATA_BYTES))]);
     let metadata = refused(Content { metadata: large, ..content("m", b"") });
     assert_eq!(metadata, "metadata of a frame DATA has 16385 bytes, over the limit of 16384");
-    let channel = Open { lane: 1, channel: Arc::from("c".repeat(129)), epoch: 1, previous: 0 };
+    let channel = Open { lane: 1, channel: Arc::from("c".repeat(129)), epoch: 1, previous: vec![] };
     let error = encode_forward(&Forward::Open(channel)).unwrap_err();
     assert_eq!(error.to_string(), "channel of a frame OPEN has 129 bytes, over the limit of 128");
 }

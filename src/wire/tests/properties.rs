@@ -10,8 +10,8 @@ use super::{back_bytes, body, decoder, encode_back, encode_forward, forward_byte
 use crate::{
     types::{Channel, Content, Seq},
     wire::{
-        Back, Data, Ephemeral, EphemeralOutcome, Forward, Full, Hello, LaneState, Limit, MAX_GAPS, Open, Outcome,
-        Query, Refusal, Skip, Welcome, header, kind,
+        Back, Data, Ephemeral, EphemeralOutcome, Forward, Full, Hello, LaneState, Limit, MAX_EPOCHS, MAX_GAPS, Open,
+        Outcome, Query, Refusal, Skip, Welcome, header, kind,
     },
 };
 
@@ -46,8 +46,8 @@ fn gap() -> impl Strategy<Value = (Seq, Seq)> {
 
 fn forward() -> impl Strategy<Value = Forward> {
     let hello = any::<(u32, u64)>().prop_map(|(version, features)| Forward::Hello(Hello { version, features })).boxed();
-    let open = (any::<u32>(), channel(), any::<(u64, u64)>())
-        .prop_map(|(lane, channel, (epoch, previous))| Forward::Open(Open { lane, channel, epoch, previous }));
+    let open = (any::<u32>(), channel(), any::<u64>(), proptest::collection::vec(any::<u64>(), 0..=MAX_EPOCHS))
+        .prop_map(|(lane, channel, epoch, previous)| Forward::Open(Open { lane, channel, epoch, previous }));
     let data = (any::<(u32, u64, u64)>(), POSITIONS, content()).prop_map(|((lane, tag, ttl_left_ms), seq, content)| {
         Forward::Data(Data { lane, seq, tag, ttl_left_ms, content })
     });

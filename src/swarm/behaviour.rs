@@ -1,0 +1,29 @@
+//! The parts of the swarm.
+
+use libp2p::{
+    allow_block_list::{self, BlockedPeers},
+    identify, mdns, memory_connection_limits, ping,
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+};
+
+use super::{limits, link};
+
+/// What the node does on its connections. Those that refuse connections come
+/// first.
+#[derive(NetworkBehaviour)]
+pub(super) struct Behaviour {
+    /// Refuses and closes connections of blocked peers.
+    pub(super) blocked: allow_block_list::Behaviour<BlockedPeers>,
+    /// Refuses connections beyond the limits.
+    pub(super) limits: limits::Behaviour,
+    /// Refuses connections while the process uses too much memory.
+    pub(super) memory: Toggle<memory_connection_limits::Behaviour>,
+    /// Tells peers what this node is and where it listens.
+    pub(super) identify: identify::Behaviour,
+    /// Measures round trips and notices dead connections.
+    pub(super) ping: ping::Behaviour,
+    /// Finds peers on the local network.
+    pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
+    /// Opens and accepts the substreams of links.
+    pub(super) link: link::behaviour::Behaviour,
+}

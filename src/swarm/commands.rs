@@ -1,0 +1,179 @@
+//! What the task does on a command.
+
+use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
+use tokio::time::Instant;
+use tracing::info;
+
+use super::{
+    pending::{Opening, PingJob, Purpose, Waiter},
+    ping,
+    route::without_peer,
+    task::Task,
+};
+use crate::node::{Command, Connected, ConnectionInfo, DialTarget, NetworkView, NodeError, PeerPolicy, Standing};
+
+impl Task {
+    /// Handles a command; `false` once nobody can send one any more.
+    pub(super) fn on_command(&mut self, command: Option<Command>) -> bool {
+        let Some(command) = command else { return false };
+        let now = Instant::now();
+        // A caller that went away is nobody's fault.
+        match command {
+            Command::Connect(target, reply) => self.connect(target, Waiter::Connect(reply), now),
+            Command::Ping(peer, reply) => self.connect(DialTarget::Peer(peer), Waiter::Ping(reply), now),
+            Command::Disconnect(peer, reply) => drop(reply.send(self.disconnect(peer))),
+            Command::SetPolicy(peer, policy) => self.set_policy(peer, policy, now),
+            Command::Want(peer, wanted) => self.want(peer, wanted, now),
+            Command::View(reply) => drop(reply.send(self.view())),
+            Command::ViewPeer(peer, reply) => drop(reply.send(self.peers.get(&peer).map(|entry| entry.view(peer)))),
+            Command::Drain => self.drain(now),
+        }
+        true
+    }
+
+    fn connect(&mut self, target: DialTarget, waiter: Waiter, now: Instant) {
+        let peer = target.peer();
+        if let Err(error) = self.check_target(peer) {
+            return waiter.fail(error);
+        }
+        if let Some(info) = self.peers.get(&peer).and_then(|entry| entry.info(peer)) {
+            return self.serve(waiter, info, true);
+        }
+        let address = match target {
+            DialTarget::Address(_, address) => Some(without_peer(&address)),
+            DialTarget::Peer(_) => None,
+        };
+        let Err(waiter) = self.pending.join(peer, address.as_ref(), waiter) else { return };
+        if !self.pending.has_room_for_dial() {
+            return waiter.fail(NodeError::Limit("too many dials are under way; try again later".to_owned()));
+        }
+        let addresses = self.addresses_of(peer, address);
+        // The waiter hears of a failure.
+        let _ = self.dial(peer, addresses, Some(waiter), now);
+    }
+
+    fn check_target(&mut self, peer: PeerId) -> Result<(), NodeError> {
+        if peer == *self.swarm.local_peer_id() {
+            return Err(NodeError::Myself(peer));
+        }
+        if self.peers.get(&peer).is_some_and(|entry| entry.is_blocked()) {
+            return Err(NodeError::Blocked(peer));
+        }
+        if self.draining {
+            return Err(NodeError::Closed);
+        }
+        if !self.pending.has_room_for_waiter() {
+            return Err(NodeError::Limit("too many callers wait for connections; try again later".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn addresses_of(&self, peer: PeerId, address: Option<Multiaddr>) -> Vec<Multiaddr> {
+        match address {
+            Some(address) => vec![address],
+            None => self.peers.get(&peer).map(|entry| entry.addresses()).unwrap_or_default(),
+        }
+    }
+
+    /// Gives a caller what it waits for, now that the peer is connected.
+    pub(super) fn serve(&mut self, waiter: Waiter, info: ConnectionInfo, already: bool) {
+        let ConnectionInfo { peer, route, address } = info;
+        let connected = Connected { peer, route, address, already };
+        match waiter {
+            Waiter::Connect(reply) => drop(reply.send(Ok(connected))),
+            Waiter::Ping(reply) => self.open_ping(PingJob { reply, connected, broken: 0 }),
+        }
+    }
+
+    /// Opens a stream for a ping on the best connection.
+    pub(super) fn open_ping(&mut self, job: PingJob) {
+        let peer = job.connected.peer;
+        let Some(connection) = self.best_connection(&peer) else { return job.fail("the connection is gone") };
+        let token = self.pending.opening(Opening { peer, connection, purpose: Purpose::Ping(job) });
+        self.swarm.behaviour_mut().link.open(peer, connection, ping::PROTOCOL, token);
+    }
+
+    fn best_connection(&self, peer: &PeerId) -> Option<ConnectionId> {
+        self.peers.get(peer).and_then(|entry| entry.best()).map(|best| best.id)
+    }
+
+    fn disconnect(&mut self, peer: PeerId) -> u32 {
+        let connections = self.peers.get(&peer).map_or(0, |entry| entry.connections.len() as u32);
+        let _ = self.swarm.disconnect_peer_id(peer);
+        connections
+    }
+
+    fn set_policy(&mut self, peer: PeerId, mut policy: PeerPolicy, now: Instant) {
+        if peer == *self.swarm.local_peer_id() {
+            return;
+        }
+        policy.addresses.iter_mut().for_each(|address| *address = without_peer(address));
+        let entry = self.peers.entry(peer, now);
+        let (was_trusted, was_blocked) = (entry.is_trusted(), entry.is_blocked());
+        let standing = policy.standing;
+        let nothing = standing == Standing::Stranger && !policy.pinned && policy.addresses.is_empty();
+        let new_address = policy.addresses.iter().any(|address| !entry.addresses().contains(address));
+        entry.policy = (!nothing).then_some(policy);
+
+        let trusted = standing == Standing::Trusted;
+        if was_trusted != trusted {
+            self.swarm.behaviour_mut().limits.set_trusted(peer, trusted);
+            self.close_links(peer, !trusted);
+        }
+        self.set_blocked(peer, was_blocked, standing == Standing::Blocked);
+        if new_address {
+            self.redial.hint(peer, now);
+        }
+        self.dial_seen(peer, now);
+        self.attend(peer, now);
+    }
+
+    /// Blocking closes the connections too.
+    fn set_blocked(&mut self, peer: PeerId, before: bool, after: bool) {
+        let blocked = &mut self.swarm.behaviour_mut().blocked;
+        if !before && after {
+            info!(%peer, "peer blocked");
+            blocked.block_peer(peer);
+        } else if before && !after {
+            blocked.unblock_peer(peer);
+        }
+    }
+
+    /// Ends the links that a peer opened, so that those that follow get the
+    /// budget of their new standing, and those opened to it if it lost trust.
+    fn close_links(&mut self, peer: PeerId, outbound_too: bool) {
+        for link in self.links.live.values().filter(|link| link.peer == peer) {
+            if outbound_too || !link.outbound {
+                link.cancel.cancel();
+            }
+        }
+    }
+
+    fn want(&mut self, peer: PeerId, wanted: bool, now: Instant) {
+        if peer == *self.swarm.local_peer_id() {
+            return;
+        }
+        let known = self.peers.get(&peer).is_some();
+        if known || wanted {
+            self.peers.entry(peer, now).wanted = wanted;
+            self.attend(peer, now);
+        }
+    }
+
+    fn view(&self) -> NetworkView {
+        NetworkView {
+            listen: self.listeners.addresses(),
+            skipped: self.skipped(),
+            peers: self.peers.views(),
+            connections: self.swarm.behaviour().limits.counts(),
+        }
+    }
+
+    fn drain(&mut self, now: Instant) {
+        self.draining = true;
+        self.redial.clear();
+        for peer in self.peers.ids() {
+            self.attend(peer, now);
+        }
+    }
+}

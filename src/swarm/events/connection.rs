@@ -1,0 +1,178 @@
+//! Connections and listeners come and go.
+
+use std::io;
+
+use libp2p::{
+    Multiaddr, PeerId,
+    core::{ConnectedPoint, transport::ListenerId},
+    ping,
+    swarm::{ConnectionError, ConnectionId, DialError, ListenError},
+};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::{
+    node::{ConnectionInfo, NodeEvent},
+    swarm::{
+        cause,
+        peers::Connection,
+        pending::{Opening, Purpose},
+        route::{is_quic, route, without_peer},
+        task::{Task, is_time},
+    },
+};
+
+/// Pings in a row without an answer after which a connection is dead: TCP
+/// alone takes a quarter of an hour to notice.
+const MAX_MISSED_PINGS: u32 = 2;
+
+impl Task {
+    pub(super) fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, now: Instant) {
+        let address = without_peer(endpoint.get_remote_address());
+        let route = if endpoint.is_relayed() { crate::types::Route::Relayed } else { route(&address) };
+        let entry = self.peers.entry(peer, now);
+        let first = entry.connections.is_empty();
+        entry.connections.push(Connection { id, route, address: address.clone(), missed_pings: 0 });
+        entry.steer.connected(id, route, is_quic(&address), now);
+        if endpoint.is_dialer() {
+            entry.worked(address.clone());
+            self.sink.push(NodeEvent::AddressWorked(peer, address.clone()));
+        }
+        let info = ConnectionInfo { peer, route, address };
+        let trusted = self.peers.get(&peer).is_some_and(|entry| entry.is_trusted());
+        if first {
+            log_connected(&info, trusted);
+            self.sink.push(NodeEvent::Connected(info.clone()));
+        }
+        let mut waiters = self.pending.take_waiters(&peer);
+        waiters.extend(self.pending.dialled(id).into_iter().flat_map(|dial| dial.waiters));
+        for waiter in waiters {
+            self.serve(waiter, info.clone(), false);
+        }
+        self.redial.connected(&peer);
+        self.attend(peer, now);
+    }
+
+    pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId, cause: Option<ConnectionError>, now: Instant) {
+        for Opening { purpose, .. } in self.pending.lost(id) {
+            if let Purpose::Ping(job) = purpose {
+                job.fail("the connection broke");
+            }
+        }
+        self.end_links(id);
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        entry.connections.retain(|connection| connection.id != id);
+        entry.steer.disconnected(id, now);
+        entry.kept.take_if(|kept| *kept == id);
+        let last = entry.connections.is_empty();
+        let trusted = entry.is_trusted();
+        if last {
+            entry.rtt = None;
+            log_disconnected(peer, trusted, cause);
+            self.redial.lost(peer, now, rand::random());
+            self.sink.push(NodeEvent::Disconnected(peer));
+        }
+        self.attend(peer, now);
+    }
+
+    /// A yamux stream of a connection that this side closed never ends by
+    /// itself.
+    fn end_links(&mut self, connection: ConnectionId) {
+        for link in self.links.live.values().filter(|link| link.connection == connection) {
+            link.cancel.cancel();
+        }
+    }
+
+    pub(super) fn on_dial_error(&mut self, id: ConnectionId, error: &DialError, now: Instant) {
+        let Some(dial) = self.pending.dialled(id) else { return };
+        let failure = cause::dial_failure(dial.peer, &dial.addresses, error);
+        debug!(peer = %dial.peer, %failure, "dial failed");
+        dial.waiters.into_iter().for_each(|waiter| waiter.fail(failure.clone()));
+        let connected = self.peers.get(&dial.peer).is_some_and(|entry| !entry.connections.is_empty());
+        if !connected && !self.pending.is_dialling(&dial.peer) {
+            self.redial.failed(dial.peer, now, rand::random());
+        }
+    }
+
+    /// Strangers fail all the time; only what a limit of this node refused is
+    /// worth a line.
+    pub(super) fn on_incoming_error(&mut self, error: &ListenError, now: Instant) {
+        let ListenError::Denied { cause } = error else {
+            return debug!(%error, "an incoming connection failed");
+        };
+        let Some(limit) = cause::exceeded(cause) else { return };
+        if is_time(&mut self.warned.limit, now) {
+            let refused = self.swarm.behaviour().limits.counts().refused;
+            warn!(refused, "an incoming connection was refused: {limit}");
+        }
+    }
+
+    pub(super) fn on_ping(&mut self, event: ping::Event) {
+        let ping::Event { peer, connection: id, result } = event;
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        let best = entry.steer.best() == Some(id);
+        let Some(connection) = entry.connections.iter_mut().find(|connection| connection.id == id) else { return };
+        match result {
+            Ok(rtt) => {
+                connection.missed_pings = 0;
+                if best {
+                    entry.rtt = Some(rtt);
+                }
+            }
+            Err(ping::Failure::Timeout) => {
+                connection.missed_pings += 1;
+                if connection.missed_pings >= MAX_MISSED_PINGS {
+                    debug!(%peer, address = %connection.address, "closing a connection that answers no ping");
+                    self.swarm.close_connection(id);
+                }
+            }
+            Err(error) => debug!(%peer, %error, "ping failed"),
+        }
+    }
+
+    pub(super) fn on_listening(&mut self, id: ListenerId, address: Multiaddr, now: Instant) {
+        if self.listeners.reported(id, address.clone()) {
+            info!(%address, "listening");
+            self.redial.network_changed(now, rand::random);
+        }
+    }
+
+    pub(super) fn on_expired(&mut self, id: ListenerId, address: &Multiaddr, now: Instant) {
+        info!(%address, "no longer listening");
+        self.listeners.expired(id, address);
+        self.redial.network_changed(now, rand::random);
+    }
+
+    /// The listener goes on. Too many open files, for example.
+    pub(super) fn on_listener_error(&mut self, error: &io::Error, now: Instant) {
+        if is_time(&mut self.warned.listener, now) {
+            warn!(%error, "a listener has trouble");
+        }
+    }
+
+    /// Listeners are never closed on purpose.
+    pub(super) fn on_listener_closed(&mut self, id: ListenerId, reason: Result<(), io::Error>) {
+        let Some(error) = self.listeners.closed(id, reason) else { return };
+        warn!(%error, "a listener is gone");
+        self.sink.push(NodeEvent::Fatal(error.to_string()));
+        self.failed.get_or_insert(error);
+    }
+}
+
+fn log_connected(info: &ConnectionInfo, trusted: bool) {
+    let ConnectionInfo { peer, route, address } = info;
+    if trusted {
+        info!(%peer, %route, %address, "peer connected");
+    } else {
+        debug!(%peer, %route, %address, "stranger connected");
+    }
+}
+
+fn log_disconnected(peer: PeerId, trusted: bool, cause: Option<ConnectionError>) {
+    let cause = cause.map_or_else(|| "closed here".to_owned(), |cause| cause.to_string());
+    if trusted {
+        info!(%peer, %cause, "peer disconnected");
+    } else {
+        debug!(%peer, %cause, "stranger disconnected");
+    }
+}

@@ -1,0 +1,73 @@
+//! Peers are found and tell of themselves.
+
+use libp2p::{Multiaddr, PeerId, identify, mdns};
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::{
+    swarm::{
+        route::{is_loopback, without_peer},
+        task::Task,
+    },
+    types::Route,
+};
+
+impl Task {
+    pub(super) fn on_mdns(&mut self, event: mdns::Event, now: Instant) {
+        match event {
+            mdns::Event::Discovered(found) => {
+                for (peer, address) in found {
+                    self.on_seen(peer, &address, now);
+                }
+            }
+            mdns::Event::Expired(gone) => {
+                for (peer, address) in gone {
+                    self.on_unseen(peer, &address, now);
+                }
+            }
+        }
+    }
+
+    fn on_seen(&mut self, peer: PeerId, address: &Multiaddr, now: Instant) {
+        if self.peers.seen(peer, address, now).is_none() {
+            return debug!(%peer, "too many strangers on the local network; not listed");
+        }
+        self.redial.hint(peer, now);
+        self.dial_seen(peer, now);
+    }
+
+    /// Dials a peer seen on the local network. Strangers are listed and never
+    /// dialled for having been seen; trusted peers are, if that makes for a
+    /// better connection.
+    pub(in crate::swarm) fn dial_seen(&mut self, peer: PeerId, now: Instant) {
+        let Some(entry) = self.peers.get(&peer) else { return };
+        let near = entry.best().is_some_and(|best| best.route == Route::Lan);
+        if !entry.is_trusted() || near || entry.lan.is_empty() || self.draining {
+            return;
+        }
+        if !self.pending.is_dialling(&peer) && self.pending.has_room_for_dial() {
+            // Without a caller; a failure is logged where it is noticed.
+            let _ = self.dial(peer, entry.lan.clone(), None, now);
+        }
+    }
+
+    fn on_unseen(&mut self, peer: PeerId, address: &Multiaddr, now: Instant) {
+        if let Some(entry) = self.peers.get_mut(&peer) {
+            let address = without_peer(address);
+            entry.lan.retain(|other| *other != address);
+            self.attend(peer, now);
+        }
+    }
+
+    pub(super) fn on_identify(&mut self, event: identify::Event, now: Instant) {
+        let identify::Event::Received { peer_id: peer, info, .. } = event else { return };
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        entry.set_agent(&info.agent_version);
+        // A loopback address of another host leads to this one.
+        let here = entry.connections.iter().any(|connection| is_loopback(&connection.address));
+        let usable = info.listen_addrs.into_iter().filter(|address| here || !is_loopback(address));
+        if entry.learn(usable) {
+            self.redial.hint(peer, now);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Streams are opened, and links begin and end.
+
+use std::future::Future;
+
+use libp2p::{PeerId, Stream, swarm::ConnectionId};
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::{
+    node::{Direction, Link, LinkId, NodeError, NodeEvent, Pong},
+    swarm::{
+        link::{
+            behaviour::{Event, EventKind, OpenError, Token},
+            io::{self, LinkEnd, Terms},
+        },
+        pending::{Opening, PingJob, Purpose},
+        ping::{self, Measured, PingError},
+        task::{Ended, LiveLink, Task},
+    },
+    wire::Decoder,
+};
+
+impl Task {
+    pub(super) fn on_stream(&mut self, event: Event, now: Instant) {
+        let Event { peer, connection, kind } = event;
+        match kind {
+            EventKind::Inbound(stream, place) => self.on_inbound_link(peer, connection, stream, place, now),
+            EventKind::Refused => self.warn_of(peer, &"the peer opens more links than it may; refusing some"),
+            EventKind::Opened(token, stream) => self.on_opened(token, stream, now),
+            EventKind::Failed(token, error) => self.on_open_failed(token, &error, now),
+        }
+    }
+
+    fn on_inbound_link(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        stream: Stream,
+        place: OwnedSemaphorePermit,
+        now: Instant,
+    ) {
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        let trusted = self.trust_open || entry.is_trusted();
+        let budget = if trusted { &entry.inbound_budget } else { &self.links.untrusted_budget }.clone();
+        let (terms, cancel) = self.terms(budget);
+        let (direction, moved) = io::inbound(stream, terms);
+        let moved = async move {
+            let end = moved.await;
+            drop(place);
+            end
+        };
+        if self.start_link(peer, connection, direction, cancel, moved).is_some()
+            && let Some(entry) = self.peers.get_mut(&peer)
+        {
+            entry.steer.inbound(connection);
+            self.attend(peer, now);
+        }
+    }
+
+    fn on_opened(&mut self, token: Token, stream: Stream, now: Instant) {
+        let Some(Opening { peer, connection, purpose }) = self.pending.opened(token) else { return };
+        match purpose {
+            Purpose::Link => self.on_outbound_link(peer, connection, stream, now),
+            Purpose::Ping(job) => self.measure(stream, job),
+        }
+    }
+
+    fn on_outbound_link(&mut self, peer: PeerId, connection: ConnectionId, stream: Stream, now: Instant) {
+        let Some(entry) = self.peers.get(&peer) else { return };
+        let started = if entry.steer.is_allowed() {
+            let (terms, cancel) = self.terms(entry.outbound_budget.clone());
+            let (direction, moved) = io::outbound(stream, terms);
+            self.start_link(peer, connection, direction, cancel, moved)
+        } else {
+            // Trust was lost meanwhile.
+            None
+        };
+        if let Some(entry) = self.peers.get_mut(&peer) {
+            match started {
+                Some(link) => entry.steer.opened(connection, link, now),
+                None => entry.steer.failed(connection, false, now, rand::random()),
+            }
+        }
+        self.attend(peer, now);
+    }
+
+    fn terms(&self, budget: std::sync::Arc<tokio::sync::Semaphore>) -> (Terms, CancellationToken) {
+        let cancel = CancellationToken::new();
+        let decoder = Decoder::new(self.max_message_bytes);
+        (Terms { decoder, budget, cancel: cancel.clone() }, cancel)
+    }
+
+    /// Hands a link over and moves its frames. If nobody takes it now, it is
+    /// dropped, which resets the stream; whoever opened it tries again.
+    fn start_link(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        direction: Direction,
+        cancel: CancellationToken,
+        moved: impl Future<Output = LinkEnd> + Send + 'static,
+    ) -> Option<LinkId> {
+        let route = self.peers.get(&peer)?.connection(connection)?.route;
+        let outbound = matches!(direction, Direction::Outbound { .. });
+        self.links.last += 1;
+        let id = LinkId(self.links.last);
+        if !self.sink.offer(NodeEvent::Link(Link { id, peer, route, direction })) {
+            debug!(%peer, "a link is not taken now");
+            return None;
+        }
+        debug!(%peer, %route, outbound, "link open");
+        self.links.live.insert(id, LiveLink { peer, connection, outbound, cancel });
+        let ended = self.links.ended.clone();
+        self.links.running.spawn(async move {
+            let end = moved.await;
+            // The task may be gone.
+            let _ = ended.send(Ended { link: id, end }).await;
+        });
+        Some(id)
+    }
+
+    pub(in crate::swarm) fn on_link_ended(&mut self, ended: Ended) {
+        let Some(LiveLink { peer, outbound, .. }) = self.links.live.remove(&ended.link) else { return };
+        debug!(%peer, outbound, end = %ended.end, "link ended");
+        if let LinkEnd::Protocol(error) = &ended.end {
+            self.warn_of(peer, &format_args!("link closed: {error}"));
+        }
+        if outbound && let Some(entry) = self.peers.get_mut(&peer) {
+            let now = Instant::now();
+            entry.steer.ended(ended.link, now, rand::random());
+            self.attend(peer, now);
+        }
+    }
+
+    fn on_open_failed(&mut self, token: Token, error: &OpenError, now: Instant) {
+        let Some(Opening { peer, connection, purpose }) = self.pending.opened(token) else { return };
+        debug!(%peer, %error, "a stream could not be opened");
+        match purpose {
+            Purpose::Link => {
+                let hopeless = matches!(error, OpenError::Unsupported(_));
+                if let Some(entry) = self.peers.get_mut(&peer) {
+                    entry.steer.failed(connection, hopeless, now, rand::random());
+                    self.attend(peer, now);
+                }
+            }
+            Purpose::Ping(job) => job.fail(error),
+        }
+    }
+
+    /// Measures elsewhere; the result comes back as [`Measured`].
+    fn measure(&mut self, stream: Stream, job: PingJob) {
+        let Ok(slot) = self.pings.slots.clone().try_acquire_owned() else {
+            let error = NodeError::Limit("too many pings are under way; try again later".to_owned());
+            return drop(job.reply.send(Err(error)));
+        };
+        let measured = self.pings.measured.clone();
+        tokio::spawn(async move {
+            let result = ping::exchange(stream).await;
+            // The task may be gone, and the caller with it.
+            let _ = measured.send(Measured { job, result }).await;
+            drop(slot);
+        });
+    }
+
+    pub(in crate::swarm) fn on_measured(&mut self, measured: Measured) {
+        let Measured { mut job, result } = measured;
+        match result {
+            Ok(rtt) => drop(job.reply.send(Ok(Pong { rtt, connected: job.connected }))),
+            Err(PingError::Broken(_)) if job.broken + 1 < ping::MAX_STREAMS => {
+                job.broken += 1;
+                self.open_ping(job);
+            }
+            Err(error) => job.fail(error),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The part of the link behaviour that lives with each connection.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use libp2p::{
+    Stream, StreamProtocol,
+    core::upgrade::ReadyUpgrade,
+    swarm::{
+        ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeError, SubstreamProtocol,
+        handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
+    },
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    PROTOCOL,
+    behaviour::{OpenError, Token},
+    bucket::Bucket,
+};
+
+/// Links that a peer may have open on one connection: one in use, one that
+/// supersedes it, and the remains of others being closed.
+const MAX_INBOUND_LINKS: usize = 4;
+/// New links that a peer may open at once on one connection; more than a peer
+/// whose link keeps breaking opens, with its growing waits.
+const INBOUND_BURST: u32 = 8;
+/// After the burst, one new link is let in per this time.
+const INBOUND_INTERVAL: Duration = Duration::from_secs(2);
+/// Longest negotiation of one substream.
+const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// To the handler of one connection.
+#[derive(Debug)]
+pub(in crate::swarm) enum ToHandler {
+    /// Open a stream.
+    Open(StreamProtocol, Token),
+    /// Keep the connection although nothing runs on it, or no more.
+    KeepAlive(bool),
+}
+
+/// From the handler of one connection.
+#[derive(Debug)]
+pub(in crate::swarm) enum FromHandler {
+    /// The peer opened a link.
+    Inbound(Stream, OwnedSemaphorePermit),
+    /// The peer opened more links than it may; told once per connection.
+    Refused,
+    /// A stream is open.
+    Opened(Token, Stream),
+    /// A stream could not be opened.
+    Failed(Token, OpenError),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(in crate::swarm) struct Handler {
+    /// Streams to open. As many as the task asks for, which bounds them.
+    to_open: VecDeque<(StreamProtocol, Token)>,
+    /// For the behaviour. Bounded by the streams asked for and by the limits on
+    /// inbound links.
+    events: VecDeque<FromHandler>,
+    places: Arc<Semaphore>,
+    rate: Bucket,
+    refusal_told: bool,
+    keep_alive: bool,
+}
+
+impl Handler {
+    pub(in crate::swarm) fn new() -> Self {
+        Self {
+            to_open: VecDeque::new(),
+            events: VecDeque::new(),
+            places: Arc::new(Semaphore::new(MAX_INBOUND_LINKS)),
+            rate: Bucket::new(INBOUND_BURST, INBOUND_INTERVAL, Instant::now()),
+            refusal_told: false,
+            keep_alive: false,
+        }
+    }
+
+    /// Dropping the stream resets it.
+    fn on_inbound(&mut self, stream: Stream) {
+        let place = if self.rate.take(Instant::now()) { self.places.clone().try_acquire_owned().ok() } else { None };
+        match place {
+            Some(place) => self.events.push_back(FromHandler::Inbound(stream, place)),
+            None if !self.refusal_told => {
+                self.refusal_told = true;
+                self.events.push_back(FromHandler::Refused);
+            }
+            None => {}
+        }
+    }
+}
+
+impl ConnectionHandler for Handler {
+    type FromBehaviour = ToHandler;
+    type ToBehaviour = FromHandler;
+    type InboundProtocol = ReadyUpgrade<StreamProtocol>;
+    type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = (StreamProtocol, Token);
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
+        SubstreamProtocol::new(ReadyUpgrade::new(PROTOCOL), ()).with_timeout(NEGOTIATION_TIMEOUT)
+    }
+
+    fn connection_keep_alive(&self) -> bool {
+        self.keep_alive
+    }
+
+    fn poll(
+        &mut self,
+        _: &mut Context<'_>,
+    ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, Self::OutboundOpenInfo, Self::ToBehaviour>> {
+        if let Some(event) = self.events.pop_front() {
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(event));
+        }
+        if let Some((protocol, token)) = self.to_open.pop_front() {
+            let protocol = SubstreamProtocol::new(ReadyUpgrade::new(protocol.clone()), (protocol, token))
+                .with_timeout(NEGOTIATION_TIMEOUT);
+            return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
+        }
+        Poll::Pending
+    }
+
+    fn on_behaviour_event(&mut self, event: ToHandler) {
+        match event {
+            ToHandler::Open(protocol, token) => self.to_open.push_back((protocol, token)),
+            ToHandler::KeepAlive(keep) => self.keep_alive = keep,
+        }
+    }
+
+    fn on_connection_event(
+        &mut self,
+        event: ConnectionEvent<Self::InboundProtocol, Self::OutboundProtocol, (), Self::OutboundOpenInfo>,
+    ) {
+        match event {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: stream, .. }) => {
+                self.on_inbound(stream);
+            }
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
+                protocol: stream,
+                info: (_, token),
+            }) => self.events.push_back(FromHandler::Opened(token, stream)),
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { info: (protocol, token), error }) => {
+                let error = match error {
+                    StreamUpgradeError::Timeout => OpenError::Timeout,
+                    StreamUpgradeError::NegotiationFailed => OpenError::Unsupported(protocol),
+                    StreamUpgradeError::Io(error) => OpenError::Io(error),
+                    StreamUpgradeError::Apply(never) => match never {},
+                };
+                self.events.push_back(FromHandler::Failed(token, error));
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Links: long-lived substreams cut into frames, one per direction and peer.
+//!
+//! [`steer`] decides on which connection the outbound link runs, [`behaviour`]
+//! and [`handler`] open and accept the substreams, [`io`] moves the frames.
+
+pub(super) mod behaviour;
+mod bucket;
+mod handler;
+pub(super) mod io;
+mod reader;
+pub(super) mod steer;
+mod writer;
+
+use libp2p::StreamProtocol;
+
+/// The protocol of links.
+pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/p2p-node/link/1");

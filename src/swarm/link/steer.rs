@@ -1,0 +1,340 @@
+//! On which connection the outbound link to a peer runs.
+//!
+//! Connection ids are local, so two sides that chose separately could flap.
+//! Therefore the side with the lower peer id is the *chooser*: it opens its
+//! link on the best connection, and the other, the *follower*, on the
+//! connection on which the chooser's link came in. A follower that sees no such
+//! link for a while (the chooser may not trust it) chooses by itself.
+
+use std::time::Duration;
+
+use libp2p::swarm::ConnectionId;
+use tokio::time::Instant;
+
+use crate::{node::LinkId, types::Route};
+
+/// How long a follower waits for the chooser's link.
+const GRACE: Duration = Duration::from_secs(1);
+/// First wait after a link ended or could not be opened.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// Longest wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Doublings of the first wait until the longest.
+const MAX_DOUBLINGS: u32 = 8;
+/// A link that lived this long was a good one: its end counts as the first
+/// failure.
+const GOOD_LIFE: Duration = Duration::from_secs(60);
+
+/// Decides where the outbound link to one peer runs. Time and chance are
+/// passed in: `jitter` is between 0 and 1.
+#[derive(Debug)]
+pub(in crate::swarm) struct Steer {
+    chooser: bool,
+    allowed: bool,
+    connections: Vec<Candidate>,
+    /// The connection the newest inbound link came in on.
+    followed: Option<ConnectionId>,
+    /// Until when a follower waits for an inbound link.
+    grace: Instant,
+    opening: Option<ConnectionId>,
+    open: Option<Open>,
+    retry: Option<Retry>,
+    failures: u32,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    id: ConnectionId,
+    route: Route,
+    quic: bool,
+}
+
+impl Candidate {
+    /// Smaller is better. The older one of two equals comes first in the list,
+    /// and `min_by_key` keeps the first.
+    fn rank(&self) -> (Route, bool) {
+        (self.route, !self.quic)
+    }
+}
+
+#[derive(Debug)]
+struct Open {
+    connection: ConnectionId,
+    link: LinkId,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Retry {
+    connection: ConnectionId,
+    at: Instant,
+}
+
+/// What is to be done for a peer's outbound link.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::swarm) enum Step {
+    /// Open a link here, and answer with [`Steer::opened`] or
+    /// [`Steer::failed`].
+    Open(ConnectionId),
+    /// Nothing before this time.
+    Wait(Instant),
+    /// Nothing until something happens.
+    Rest,
+}
+
+impl Steer {
+    /// `chooser`: this node's id is lower than the peer's.
+    pub(in crate::swarm) fn new(chooser: bool, now: Instant) -> Self {
+        Self {
+            chooser,
+            allowed: false,
+            connections: Vec::new(),
+            followed: None,
+            grace: now,
+            opening: None,
+            open: None,
+            retry: None,
+            failures: 0,
+        }
+    }
+
+    /// Whether links may be opened to the peer.
+    pub(in crate::swarm) fn allow(&mut self, allowed: bool) {
+        if allowed && !self.allowed {
+            self.retry = None;
+            self.failures = 0;
+        }
+        self.allowed = allowed;
+    }
+
+    /// As told last.
+    pub(in crate::swarm) fn is_allowed(&self) -> bool {
+        self.allowed
+    }
+
+    /// The best connection, whoever chooses.
+    pub(in crate::swarm) fn best(&self) -> Option<ConnectionId> {
+        self.connections.iter().min_by_key(|c| c.rank()).map(|c| c.id)
+    }
+
+    /// The connection on which this side's link runs or is to run.
+    pub(in crate::swarm) fn preferred(&self) -> Option<ConnectionId> {
+        if self.chooser { self.best() } else { self.followed.or_else(|| self.best()) }
+    }
+
+    /// A connection is up.
+    pub(in crate::swarm) fn connected(&mut self, id: ConnectionId, route: Route, quic: bool, now: Instant) {
+        if self.connections.is_empty() {
+            self.grace = now + GRACE;
+        }
+        self.connections.push(Candidate { id, route, quic });
+    }
+
+    /// A connection is gone.
+    pub(in crate::swarm) fn disconnected(&mut self, id: ConnectionId, now: Instant) {
+        self.connections.retain(|c| c.id != id);
+        self.opening.take_if(|opening| *opening == id);
+        self.open.take_if(|open| open.connection == id);
+        // The link ended because the connection did: nothing to be patient
+        // about on another one.
+        if self.retry.take_if(|retry| retry.connection == id).is_some() {
+            self.failures = 0;
+        }
+        if self.followed.take_if(|followed| *followed == id).is_some() {
+            self.grace = now + GRACE;
+        }
+    }
+
+    /// The peer opened a link on this connection.
+    pub(in crate::swarm) fn inbound(&mut self, id: ConnectionId) {
+        self.followed = Some(id);
+    }
+
+    /// The link asked for is open.
+    pub(in crate::swarm) fn opened(&mut self, connection: ConnectionId, link: LinkId, now: Instant) {
+        self.opening = None;
+        self.retry = None;
+        if self.connections.iter().any(|c| c.id == connection) {
+            self.open = Some(Open { connection, link, since: now });
+        }
+    }
+
+    /// The link asked for could not be opened. `hopeless`: the peer speaks no
+    /// such protocol.
+    pub(in crate::swarm) fn failed(&mut self, connection: ConnectionId, hopeless: bool, now: Instant, jitter: f64) {
+        self.opening = None;
+        if hopeless {
+            self.failures = MAX_DOUBLINGS;
+        }
+        self.back_off(connection, now, jitter);
+    }
+
+    /// A link that this side opened has ended.
+    pub(in crate::swarm) fn ended(&mut self, link: LinkId, now: Instant, jitter: f64) {
+        let Some(open) = self.open.take_if(|open| open.link == link) else { return };
+        if now.saturating_duration_since(open.since) >= GOOD_LIFE {
+            self.failures = 0;
+        }
+        self.back_off(open.connection, now, jitter);
+    }
+
+    /// What is to be done now.
+    pub(in crate::swarm) fn step(&mut self, now: Instant) -> Step {
+        if !self.allowed || self.opening.is_some() {
+            return Step::Rest;
+        }
+        let Some(target) = self.preferred() else { return Step::Rest };
+        if self.open.as_ref().is_some_and(|open| open.connection == target) {
+            return Step::Rest;
+        }
+        if !self.chooser && self.followed.is_none() && now < self.grace {
+            return Step::Wait(self.grace);
+        }
+        if let Some(retry) = &self.retry
+            && retry.connection == target
+            && now < retry.at
+        {
+            return Step::Wait(retry.at);
+        }
+        self.opening = Some(target);
+        Step::Open(target)
+    }
+
+    fn back_off(&mut self, connection: ConnectionId, now: Instant, jitter: f64) {
+        let wait = FIRST_WAIT.saturating_mul(1 << self.failures.min(MAX_DOUBLINGS)).min(LONGEST_WAIT);
+        self.retry = Some(Retry { connection, at: now + wait.mul_f64(0.75 + jitter / 2.0) });
+        self.failures = self.failures.saturating_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: usize) -> ConnectionId {
+        ConnectionId::new_unchecked(n)
+    }
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn steer(chooser: bool, now: Instant) -> Steer {
+        let mut steer = Steer::new(chooser, now);
+        steer.allow(true);
+        steer
+    }
+
+    #[test]
+    fn the_chooser_takes_the_best_and_moves_to_a_better_one() {
+        let now = Instant::now();
+        let mut steer = steer(true, now);
+        assert_eq!(steer.step(now), Step::Rest);
+        steer.connected(id(1), Route::Relayed, true, now);
+        assert_eq!(steer.step(now), Step::Open(id(1)));
+        assert_eq!(steer.step(now), Step::Rest, "asked once");
+        steer.opened(id(1), LinkId(1), now);
+        for (n, route, quic) in [(2, Route::Direct, false), (3, Route::Direct, true), (4, Route::Lan, false)] {
+            steer.connected(id(n), route, quic, now);
+            assert_eq!(steer.step(now), Step::Open(id(n)));
+            steer.opened(id(n), LinkId(n as u64), now);
+        }
+        steer.connected(id(5), Route::Lan, false, now);
+        steer.connected(id(6), Route::Direct, true, now);
+        assert_eq!(steer.step(now), Step::Rest, "an equal or worse one changes nothing");
+    }
+
+    #[test]
+    fn another_connection_takes_over_at_once() {
+        let now = Instant::now();
+        let mut steer = steer(true, now);
+        steer.connected(id(1), Route::Lan, true, now);
+        steer.connected(id(2), Route::Direct, true, now);
+        assert_eq!(steer.step(now), Step::Open(id(1)));
+        steer.opened(id(1), LinkId(1), now);
+        // The link's end is seen before the connection's.
+        steer.ended(LinkId(1), now, 0.5);
+        steer.disconnected(id(1), now);
+        assert_eq!(steer.step(now), Step::Open(id(2)));
+    }
+
+    #[test]
+    fn the_follower_follows() {
+        let now = Instant::now();
+        let mut steer = steer(false, now);
+        steer.connected(id(1), Route::Lan, true, now);
+        steer.connected(id(2), Route::Direct, true, now);
+        assert_eq!(steer.step(now), Step::Wait(now + GRACE));
+        steer.inbound(id(2));
+        assert_eq!(steer.step(now), Step::Open(id(2)));
+        steer.opened(id(2), LinkId(1), now);
+        steer.inbound(id(1));
+        assert_eq!(steer.step(now), Step::Open(id(1)));
+    }
+
+    #[test]
+    fn the_follower_chooses_when_no_link_comes() {
+        let now = Instant::now();
+        let mut steer = steer(false, now);
+        steer.connected(id(1), Route::Direct, true, now);
+        steer.connected(id(2), Route::Lan, true, now);
+        assert_eq!(steer.step(now + GRACE), Step::Open(id(2)));
+        steer.opened(id(2), LinkId(1), now + GRACE);
+        assert_eq!(steer.step(now + GRACE), Step::Rest);
+    }
+
+    #[test]
+    fn an_ended_link_is_opened_again_with_patience() {
+        let mut now = Instant::now();
+        let mut steer = steer(true, now);
+        steer.connected(id(1), Route::Lan, true, now);
+        for (n, wait) in [200, 400, 800, 1600].into_iter().enumerate() {
+            assert_eq!(steer.step(now), Step::Open(id(1)));
+            steer.opened(id(1), LinkId(n as u64), now);
+            steer.ended(LinkId(n as u64), now, 0.5);
+            assert_eq!(steer.step(now), Step::Wait(now + ms(wait)));
+            now += ms(wait);
+        }
+        assert_eq!(steer.step(now), Step::Open(id(1)));
+        steer.opened(id(1), LinkId(9), now);
+        now += GOOD_LIFE;
+        steer.ended(LinkId(9), now, 0.5);
+        assert_eq!(steer.step(now), Step::Wait(now + FIRST_WAIT));
+    }
+
+    #[test]
+    fn a_peer_without_the_protocol_is_asked_rarely() {
+        let now = Instant::now();
+        let mut steer = steer(true, now);
+        steer.connected(id(1), Route::Lan, true, now);
+        assert_eq!(steer.step(now), Step::Open(id(1)));
+        steer.failed(id(1), true, now, 0.5);
+        assert_eq!(steer.step(now), Step::Wait(now + LONGEST_WAIT));
+    }
+
+    #[test]
+    fn the_end_of_an_old_link_changes_nothing() {
+        let now = Instant::now();
+        let mut steer = steer(true, now);
+        steer.connected(id(1), Route::Direct, true, now);
+        assert_eq!(steer.step(now), Step::Open(id(1)));
+        steer.opened(id(1), LinkId(1), now);
+        steer.connected(id(2), Route::Lan, true, now);
+        assert_eq!(steer.step(now), Step::Open(id(2)));
+        steer.opened(id(2), LinkId(2), now);
+        steer.ended(LinkId(1), now, 0.5);
+        steer.disconnected(id(1), now);
+        assert_eq!(steer.step(now), Step::Rest);
+    }
+
+    #[test]
+    fn nothing_is_opened_to_a_peer_not_allowed() {
+        let now = Instant::now();
+        let mut steer = Steer::new(true, now);
+        steer.connected(id(1), Route::Lan, true, now);
+        steer.inbound(id(1));
+        assert_eq!(steer.step(now + GRACE), Step::Rest);
+        steer.allow(true);
+        assert_eq!(steer.step(now), Step::Open(id(1)));
+    }
+}

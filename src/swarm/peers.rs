@@ -1,0 +1,245 @@
+//! The table of peers.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
+
+use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
+use tokio::{sync::Semaphore, time::Instant};
+
+use super::{
+    link::{io, steer::Steer},
+    route::{is_dialable, without_peer},
+};
+use crate::{
+    node::{ConnectionInfo, PeerPolicy, PeerView, Standing},
+    types::Route,
+};
+
+/// Addresses tried in one dial.
+pub(super) const MAX_DIAL_ADDRESSES: usize = 32;
+/// Addresses kept of a peer from each source that others fill.
+const MAX_ADDRESSES: usize = 16;
+/// Peers that are neither connected nor in the book, but were seen on the local
+/// network.
+const MAX_SEEN: usize = 512;
+/// Characters kept of what a peer says it runs.
+const MAX_AGENT_CHARS: usize = 64;
+
+/// All peers that matter now: connected, in the book, wanted, or seen on the
+/// local network.
+#[derive(Debug)]
+pub(super) struct Peers {
+    local: PeerId,
+    max_message_bytes: u64,
+    table: HashMap<PeerId, Peer>,
+}
+
+/// What is known of one peer.
+#[derive(Debug)]
+pub(super) struct Peer {
+    /// From the address book.
+    pub(super) policy: Option<PeerPolicy>,
+    /// Messages wait for it.
+    pub(super) wanted: bool,
+    /// Addresses seen on the local network.
+    pub(super) lan: Vec<Multiaddr>,
+    /// Addresses it told.
+    learned: Vec<Multiaddr>,
+    /// The address that led to it last.
+    worked: Option<Multiaddr>,
+    /// Its connections, oldest first; bounded by the limit per peer.
+    pub(super) connections: Vec<Connection>,
+    /// Where the outbound link runs.
+    pub(super) steer: Steer,
+    /// The connection that is kept although nothing may run on it.
+    pub(super) kept: Option<ConnectionId>,
+    /// Last measured.
+    pub(super) rtt: Option<Duration>,
+    /// What it says it runs.
+    pub(super) agent: String,
+    /// Bytes come in on links that this side opened.
+    pub(super) outbound_budget: Arc<Semaphore>,
+    /// Bytes come in on links that the peer opened.
+    pub(super) inbound_budget: Arc<Semaphore>,
+    /// When it was last complained about.
+    pub(super) warned: Option<Instant>,
+}
+
+/// One connection.
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    pub(super) id: ConnectionId,
+    pub(super) route: Route,
+    pub(super) address: Multiaddr,
+    /// Pings in a row without an answer.
+    pub(super) missed_pings: u32,
+}
+
+impl Peers {
+    pub(super) fn new(local: PeerId, max_message_bytes: u64) -> Self {
+        Self { local, max_message_bytes, table: HashMap::new() }
+    }
+
+    pub(super) fn get(&self, peer: &PeerId) -> Option<&Peer> {
+        self.table.get(peer)
+    }
+
+    pub(super) fn get_mut(&mut self, peer: &PeerId) -> Option<&mut Peer> {
+        self.table.get_mut(peer)
+    }
+
+    /// The peer's entry, made if there is none. Only for peers that are
+    /// connected or that this side named.
+    pub(super) fn entry(&mut self, peer: PeerId, now: Instant) -> &mut Peer {
+        let (local, bytes) = (self.local, self.max_message_bytes);
+        self.table.entry(peer).or_insert_with(|| Peer::new(local.to_bytes() < peer.to_bytes(), bytes, now))
+    }
+
+    /// A peer was seen on the local network; `None` if it is one too many.
+    pub(super) fn seen(&mut self, peer: PeerId, address: &Multiaddr, now: Instant) -> Option<&mut Peer> {
+        let known = self.table.contains_key(&peer);
+        if !known && self.table.values().filter(|peer| peer.only_seen()).count() >= MAX_SEEN {
+            return None;
+        }
+        let entry = self.entry(peer, now);
+        let address = without_peer(address);
+        if !entry.lan.contains(&address) && entry.lan.len() < MAX_ADDRESSES {
+            entry.lan.push(address);
+        }
+        Some(entry)
+    }
+
+    /// Forgets a peer that does not matter any more.
+    pub(super) fn tidy(&mut self, peer: PeerId) {
+        if let Entry::Occupied(entry) = self.table.entry(peer)
+            && !entry.get().matters()
+        {
+            entry.remove();
+        }
+    }
+
+    pub(super) fn ids(&self) -> Vec<PeerId> {
+        self.table.keys().copied().collect()
+    }
+
+    /// All peers, for a view.
+    pub(super) fn views(&self) -> Vec<PeerView> {
+        self.table.iter().map(|(id, peer)| peer.view(*id)).collect()
+    }
+}
+
+impl Peer {
+    fn new(chooser: bool, max_message_bytes: u64, now: Instant) -> Self {
+        Self {
+            policy: None,
+            wanted: false,
+            lan: Vec::new(),
+            learned: Vec::new(),
+            worked: None,
+            connections: Vec::new(),
+            steer: Steer::new(chooser, now),
+            kept: None,
+            rtt: None,
+            agent: String::new(),
+            outbound_budget: io::budget(max_message_bytes),
+            inbound_budget: io::budget(max_message_bytes),
+            warned: None,
+        }
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        self.policy.as_ref().map_or(Standing::Stranger, |policy| policy.standing)
+    }
+
+    pub(super) fn is_trusted(&self) -> bool {
+        self.standing() == Standing::Trusted
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        self.standing() == Standing::Blocked
+    }
+
+    fn is_pinned(&self) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy.pinned)
+    }
+
+    /// Whether it is to be connected all the time.
+    pub(super) fn should_be_connected(&self) -> bool {
+        (self.is_pinned() || self.wanted) && !self.is_blocked()
+    }
+
+    /// The connection to keep although nothing may run on it.
+    pub(super) fn to_keep(&self) -> Option<ConnectionId> {
+        if self.is_trusted() || self.should_be_connected() { self.steer.preferred() } else { None }
+    }
+
+    /// The best connection there is.
+    pub(super) fn best(&self) -> Option<&Connection> {
+        self.steer.best().and_then(|id| self.connection(id))
+    }
+
+    pub(super) fn connection(&self, id: ConnectionId) -> Option<&Connection> {
+        self.connections.iter().find(|connection| connection.id == id)
+    }
+
+    /// The best connection, as others know it.
+    pub(super) fn info(&self, peer: PeerId) -> Option<ConnectionInfo> {
+        self.best().map(|best| ConnectionInfo { peer, route: best.route, address: best.address.clone() })
+    }
+
+    /// Addresses to dial, best first.
+    pub(super) fn addresses(&self) -> Vec<Multiaddr> {
+        let book = self.policy.iter().flat_map(|policy| &policy.addresses);
+        let all = self.lan.iter().chain(&self.worked).chain(book).chain(&self.learned);
+        let mut addresses: Vec<Multiaddr> = Vec::new();
+        for address in all.map(without_peer).filter(is_dialable) {
+            if addresses.len() < MAX_DIAL_ADDRESSES && !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        addresses
+    }
+
+    /// An address led to the peer.
+    pub(super) fn worked(&mut self, address: Multiaddr) {
+        self.worked = Some(address);
+    }
+
+    /// The peer told its addresses; tells whether there is a new one. Anyone
+    /// can tell any address: they are dialled only if this side wants to reach
+    /// the peer, and kept no longer than the peer matters.
+    pub(super) fn learn(&mut self, addresses: impl Iterator<Item = Multiaddr>) -> bool {
+        let told: Vec<_> = addresses.map(|a| without_peer(&a)).filter(is_dialable).take(MAX_ADDRESSES).collect();
+        let new = told.iter().any(|address| !self.learned.contains(address));
+        self.learned = told;
+        new
+    }
+
+    /// Keeps what the peer says it runs, as far as it can be shown.
+    pub(super) fn set_agent(&mut self, agent: &str) {
+        self.agent = agent.chars().filter(|c| matches!(c, ' '..='~')).take(MAX_AGENT_CHARS).collect();
+    }
+
+    pub(super) fn view(&self, peer: PeerId) -> PeerView {
+        PeerView {
+            peer,
+            best: self.best().map(|best| (best.route, best.address.clone())),
+            connections: self.connections.len() as u32,
+            rtt: self.rtt,
+            lan: self.lan.clone(),
+            addresses: self.addresses().into_iter().filter(|address| !self.lan.contains(address)).collect(),
+            agent: self.agent.clone(),
+        }
+    }
+
+    fn only_seen(&self) -> bool {
+        self.connections.is_empty() && self.policy.is_none() && !self.wanted
+    }
+
+    fn matters(&self) -> bool {
+        !self.only_seen() || !self.lan.is_empty()
+    }
+}

@@ -1,0 +1,177 @@
+//! What was begun and has no answer yet.
+
+use std::collections::HashMap;
+
+use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{link::behaviour::Token, timers::Timers};
+use crate::node::{Connected, DIAL_DEADLINE, NodeError, Pong};
+
+/// Dials at once; past this a command is refused and a redial waits.
+const MAX_DIALS: usize = 256;
+/// Commands that wait for a dial or a ping.
+const MAX_WAITERS: usize = 1024;
+
+/// Dials and streams under way.
+#[derive(Debug)]
+pub(super) struct Pending {
+    dials: HashMap<ConnectionId, Dial>,
+    deadlines: Timers<ConnectionId>,
+    streams: HashMap<Token, Opening>,
+    last_token: u64,
+}
+
+/// A dial under way.
+#[derive(Debug)]
+pub(super) struct Dial {
+    pub(super) peer: PeerId,
+    pub(super) addresses: Vec<Multiaddr>,
+    pub(super) waiters: Vec<Waiter>,
+}
+
+/// A caller that waits for a connection.
+#[derive(Debug)]
+pub(super) enum Waiter {
+    /// That is all it wants.
+    Connect(oneshot::Sender<Result<Connected, NodeError>>),
+    /// It wants to measure the round trip then.
+    Ping(oneshot::Sender<Result<Pong, NodeError>>),
+}
+
+/// A stream being opened.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) peer: PeerId,
+    pub(super) connection: ConnectionId,
+    pub(super) purpose: Purpose,
+}
+
+/// What a stream is opened for.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    /// The outbound link.
+    Link,
+    /// A ping.
+    Ping(PingJob),
+}
+
+/// A ping that was asked for.
+#[derive(Debug)]
+pub(super) struct PingJob {
+    pub(super) reply: oneshot::Sender<Result<Pong, NodeError>>,
+    /// What it goes over.
+    pub(super) connected: Connected,
+    /// Streams that broke before.
+    pub(super) broken: u32,
+}
+
+impl PingJob {
+    /// Tells the caller that there is no measurement.
+    pub(super) fn fail(self, cause: impl ToString) {
+        let error = NodeError::NoPong(self.connected.peer, cause.to_string());
+        let _ = self.reply.send(Err(error));
+    }
+}
+
+impl Waiter {
+    /// Tells the caller that it failed. It may have gone away.
+    pub(super) fn fail(self, error: NodeError) {
+        match self {
+            Self::Connect(reply) => drop(reply.send(Err(error))),
+            Self::Ping(reply) => drop(reply.send(Err(error))),
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Connect(reply) => reply.is_closed(),
+            Self::Ping(reply) => reply.is_closed(),
+        }
+    }
+}
+
+impl Pending {
+    pub(super) fn new() -> Self {
+        Self { dials: HashMap::new(), deadlines: Timers::new(), streams: HashMap::new(), last_token: 0 }
+    }
+
+    /// Lets a caller wait for a dial under way: of any address of the peer, or
+    /// of the one given. The waiter comes back if there is no such dial.
+    pub(super) fn join(&mut self, peer: PeerId, address: Option<&Multiaddr>, waiter: Waiter) -> Result<(), Waiter> {
+        let fits = |dial: &&mut Dial| dial.peer == peer && address.is_none_or(|a| dial.addresses.contains(a));
+        let Some(dial) = self.dials.values_mut().find(fits) else { return Err(waiter) };
+        dial.waiters.push(waiter);
+        Ok(())
+    }
+
+    /// Whether a dial of the peer is under way.
+    pub(super) fn is_dialling(&self, peer: &PeerId) -> bool {
+        self.dials.values().any(|dial| dial.peer == *peer)
+    }
+
+    /// Whether there is room for one more waiting caller. Those that went away
+    /// are forgotten first.
+    pub(super) fn has_room_for_waiter(&mut self) -> bool {
+        let waiting = |dials: &HashMap<_, Dial>| dials.values().map(|dial| dial.waiters.len()).sum::<usize>();
+        if waiting(&self.dials) + self.streams.len() < MAX_WAITERS {
+            return true;
+        }
+        self.dials.values_mut().for_each(|dial| dial.waiters.retain(|waiter| !waiter.is_gone()));
+        waiting(&self.dials) + self.streams.len() < MAX_WAITERS
+    }
+
+    /// Whether there is room for one more dial.
+    pub(super) fn has_room_for_dial(&self) -> bool {
+        self.dials.len() < MAX_DIALS
+    }
+
+    /// A dial was begun.
+    pub(super) fn dialling(&mut self, id: ConnectionId, dial: Dial, now: Instant) {
+        self.deadlines.set(id, now + DIAL_DEADLINE);
+        self.dials.insert(id, dial);
+    }
+
+    /// A dial ended.
+    pub(super) fn dialled(&mut self, id: ConnectionId) -> Option<Dial> {
+        self.deadlines.clear(&id);
+        self.dials.remove(&id)
+    }
+
+    /// Takes all callers that wait for a peer, whichever way it is reached.
+    pub(super) fn take_waiters(&mut self, peer: &PeerId) -> Vec<Waiter> {
+        let dials = self.dials.values_mut().filter(|dial| dial.peer == *peer);
+        dials.flat_map(|dial| std::mem::take(&mut dial.waiters)).collect()
+    }
+
+    /// When a dial has taken too long.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.deadlines.next()
+    }
+
+    /// Callers of a dial that took too long, with what it tried. The dial
+    /// itself stays until libp2p ends it.
+    pub(super) fn pop_overdue(&mut self, now: Instant) -> Option<(PeerId, Vec<Multiaddr>, Vec<Waiter>)> {
+        let id = self.deadlines.pop_due(now)?;
+        let dial = self.dials.get_mut(&id)?;
+        Some((dial.peer, dial.addresses.clone(), std::mem::take(&mut dial.waiters)))
+    }
+
+    /// A stream is being opened.
+    pub(super) fn opening(&mut self, opening: Opening) -> Token {
+        self.last_token += 1;
+        let token = Token(self.last_token);
+        self.streams.insert(token, opening);
+        token
+    }
+
+    /// A stream was opened, or could not be.
+    pub(super) fn opened(&mut self, token: Token) -> Option<Opening> {
+        self.streams.remove(&token)
+    }
+
+    /// Streams that were being opened on a connection that is gone.
+    pub(super) fn lost(&mut self, connection: ConnectionId) -> Vec<Opening> {
+        self.streams.extract_if(|_, opening| opening.connection == connection).map(|(_, opening)| opening).collect()
+    }
+}

@@ -1,0 +1,133 @@
+//! What an address tells of the way to a peer.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use libp2p::{Multiaddr, multiaddr::Protocol};
+
+use crate::types::Route;
+
+/// The route of a connection over this address.
+pub(super) fn route(address: &Multiaddr) -> Route {
+    let mut direct = Route::Direct;
+    for (position, part) in address.iter().enumerate() {
+        let local = match part {
+            Protocol::P2pCircuit => return Route::Relayed,
+            Protocol::Ip4(ip) => is_local(ip.into()),
+            Protocol::Ip6(ip) => is_local(ip.into()),
+            Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) => is_local_name(&name),
+            _ => false,
+        };
+        if position == 0 && local {
+            direct = Route::Lan;
+        }
+    }
+    direct
+}
+
+/// Whether a connection over this address is QUIC.
+pub(super) fn is_quic(address: &Multiaddr) -> bool {
+    address.iter().any(|part| matches!(part, Protocol::QuicV1))
+}
+
+/// Whether the address leads to this host itself.
+pub(super) fn is_loopback(address: &Multiaddr) -> bool {
+    match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
+        Some(Protocol::Ip6(ip)) => ip.is_loopback(),
+        _ => false,
+    }
+}
+
+/// Whether the address can be dialled at all.
+pub(super) fn is_dialable(address: &Multiaddr) -> bool {
+    let mut parts = address.iter();
+    let host = match parts.next() {
+        Some(Protocol::Ip4(ip)) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
+        Some(Protocol::Ip6(ip)) => !ip.is_unspecified() && !ip.is_multicast(),
+        Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_)) => true,
+        _ => false,
+    };
+    host && !matches!(parts.next(), Some(Protocol::Tcp(0) | Protocol::Udp(0)))
+}
+
+/// The address without the /p2p part at its end.
+pub(super) fn without_peer(address: &Multiaddr) -> Multiaddr {
+    let mut address = address.clone();
+    if matches!(address.iter().last(), Some(Protocol::P2p(_))) {
+        address.pop();
+    }
+    address
+}
+
+fn is_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => is_local_v4(ip),
+        IpAddr::V6(ip) => ip.to_ipv4_mapped().map_or_else(|| is_local_v6(ip), is_local_v4),
+    }
+}
+
+fn is_local_v4(ip: Ipv4Addr) -> bool {
+    let carrier_grade = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
+    ip.is_private() || ip.is_loopback() || ip.is_link_local() || carrier_grade
+}
+
+fn is_local_v6(ip: Ipv6Addr) -> bool {
+    ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unique_local()
+}
+
+fn is_local_name(name: &str) -> bool {
+    let name = name.trim_end_matches('.');
+    name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".local")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(text: &str) -> Multiaddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn addresses_have_their_route() {
+        let relay = "/p2p/12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
+        for (text, expected) in [
+            ("/ip4/127.0.0.1/tcp/1", Route::Lan),
+            ("/ip4/192.168.1.2/udp/1/quic-v1", Route::Lan),
+            ("/ip4/10.0.0.1/tcp/1", Route::Lan),
+            ("/ip4/172.31.0.1/tcp/1", Route::Lan),
+            ("/ip4/172.32.0.1/tcp/1", Route::Direct),
+            ("/ip4/169.254.0.1/tcp/1", Route::Lan),
+            ("/ip4/100.64.0.1/tcp/1", Route::Lan),
+            ("/ip4/100.127.255.1/tcp/1", Route::Lan),
+            ("/ip4/100.128.0.1/tcp/1", Route::Direct),
+            ("/ip4/8.8.8.8/tcp/1", Route::Direct),
+            ("/ip6/::1/tcp/1", Route::Lan),
+            ("/ip6/fe80::1/tcp/1", Route::Lan),
+            ("/ip6/fd00::1/tcp/1", Route::Lan),
+            ("/ip6/::ffff:10.0.0.1/tcp/1", Route::Lan),
+            ("/ip6/2606:4700::1/tcp/1", Route::Direct),
+            ("/dns4/example.com/tcp/1", Route::Direct),
+            ("/dns4/printer.local/tcp/1", Route::Lan),
+        ] {
+            assert_eq!(route(&addr(text)), expected, "{text}");
+            assert_eq!(route(&addr(&format!("{text}{relay}/p2p-circuit{relay}"))), Route::Relayed, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_the_last_peer_part_goes() {
+        let relay = "/ip4/8.8.8.8/tcp/1/p2p/12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp/p2p-circuit";
+        let full = format!("{relay}/p2p/12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp");
+        assert_eq!(without_peer(&addr(&full)), addr(relay));
+        assert_eq!(without_peer(&addr(relay)), addr(relay));
+    }
+
+    #[test]
+    fn undialable_addresses_are_told() {
+        for text in ["/ip4/0.0.0.0/tcp/1", "/ip4/1.2.3.4/tcp/0", "/ip6/::/tcp/1", "/ip4/224.0.0.1/udp/1", "/unix/x"] {
+            assert!(!is_dialable(&addr(text)), "{text}");
+        }
+        assert!(is_dialable(&addr("/ip4/1.2.3.4/udp/1/quic-v1")));
+    }
+}

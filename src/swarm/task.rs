@@ -1,0 +1,360 @@
+//! The task that owns the swarm.
+
+use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use libp2p::{Multiaddr, PeerId, Swarm, swarm::ConnectionId};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, warn};
+
+use super::{
+    BoundAddress, ListenAddress, SwarmConfig, SwarmError,
+    behaviour::Behaviour,
+    link::{
+        self,
+        io::{self, LinkEnd},
+        steer::Step,
+    },
+    listen::Listeners,
+    peers::Peers,
+    pending::{Dial, Opening, Pending, Purpose, Waiter},
+    ping::Measured,
+    redial::Redial,
+    sink::Sink,
+    timers::Timers,
+};
+use crate::node::{Command, LinkId, NodeError, NodeEvent};
+
+/// Commands that wait; a caller beyond that waits to hand its own over.
+pub(super) const COMMAND_QUEUE: usize = 256;
+/// Ends of links that wait to be noticed; a link beyond that waits to end.
+const ENDED_QUEUE: usize = 256;
+/// Pings asked for that are being measured.
+const MAX_PINGS: usize = 64;
+/// Redials under way at once, so that a large book does not flood the network.
+const MAX_REDIALS: usize = 16;
+/// How long to wait for bound listeners to name their addresses. They do so at
+/// once; an address whose interface is down never does.
+const SETTLE: Duration = Duration::from_millis(500);
+/// At the end, time for links to write out and for connections to close.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Refusals and breaches are logged once in this time.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Owns the swarm and all that is known of the network.
+pub(super) struct Task {
+    pub(super) swarm: Swarm<Behaviour>,
+    commands: mpsc::Receiver<Command>,
+    pub(super) sink: Sink,
+    pub(super) peers: Peers,
+    pub(super) pending: Pending,
+    pub(super) redial: Redial,
+    pub(super) listeners: Listeners,
+    /// The first listener that failed while starting.
+    pub(super) failed: Option<SwarmError>,
+    /// When a peer's outbound link is to be looked at again.
+    steering: Timers<PeerId>,
+    pub(super) links: Links,
+    ended: mpsc::Receiver<Ended>,
+    pub(super) pings: Pings,
+    measured: mpsc::Receiver<Measured>,
+    pub(super) trust_open: bool,
+    pub(super) max_message_bytes: u64,
+    /// Nothing more is to be opened.
+    pub(super) draining: bool,
+    pub(super) warned: Warned,
+    stop: CancellationToken,
+}
+
+/// The links that run.
+pub(super) struct Links {
+    pub(super) live: HashMap<LinkId, LiveLink>,
+    pub(super) last: u64,
+    /// Bytes come in on links of all peers that are not trusted, together, so
+    /// that their number does not matter.
+    pub(super) untrusted_budget: Arc<Semaphore>,
+    pub(super) ended: mpsc::Sender<Ended>,
+    pub(super) running: TaskTracker,
+}
+
+/// The pings that run.
+pub(super) struct Pings {
+    /// One for each.
+    pub(super) slots: Arc<Semaphore>,
+    pub(super) measured: mpsc::Sender<Measured>,
+}
+
+/// When something was logged that could be logged without end.
+#[derive(Default)]
+pub(super) struct Warned {
+    /// A refusal by a limit.
+    pub(super) limit: Option<Instant>,
+    /// Trouble of a listener.
+    pub(super) listener: Option<Instant>,
+}
+
+/// A link that runs.
+pub(super) struct LiveLink {
+    pub(super) peer: PeerId,
+    pub(super) connection: ConnectionId,
+    pub(super) outbound: bool,
+    pub(super) cancel: CancellationToken,
+}
+
+/// A link has ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) link: LinkId,
+    pub(super) end: LinkEnd,
+}
+
+impl Task {
+    pub(super) fn new(
+        swarm: Swarm<Behaviour>,
+        config: &SwarmConfig,
+        commands: mpsc::Receiver<Command>,
+        stop: CancellationToken,
+    ) -> (Self, mpsc::Receiver<NodeEvent>) {
+        let (sink, events) = Sink::new();
+        let (ended_tx, ended) = mpsc::channel(ENDED_QUEUE);
+        let (measured_tx, measured) = mpsc::channel(MAX_PINGS);
+        let peers = Peers::new(*swarm.local_peer_id(), config.max_message_bytes);
+        let links = Links {
+            live: HashMap::new(),
+            last: 0,
+            untrusted_budget: io::budget(config.max_message_bytes),
+            ended: ended_tx,
+            running: TaskTracker::new(),
+        };
+        let task = Self {
+            swarm,
+            commands,
+            sink,
+            peers,
+            pending: Pending::new(),
+            redial: Redial::new(),
+            listeners: Listeners::default(),
+            failed: None,
+            steering: Timers::new(),
+            links,
+            ended,
+            pings: Pings { slots: Arc::new(Semaphore::new(MAX_PINGS)), measured: measured_tx },
+            measured,
+            trust_open: config.trust_open,
+            max_message_bytes: config.max_message_bytes,
+            draining: false,
+            warned: Warned::default(),
+            stop,
+        };
+        (task, events)
+    }
+
+    /// Binds all addresses.
+    pub(super) fn listen(&mut self, addresses: Vec<ListenAddress>) -> Result<(), SwarmError> {
+        let swarm = &mut self.swarm;
+        addresses.into_iter().try_for_each(|address| self.listeners.bind(address, |addr| swarm.listen_on(addr)))
+    }
+
+    /// Runs until all listeners have named their addresses.
+    pub(super) async fn settle(&mut self) -> Result<(), SwarmError> {
+        let deadline = Instant::now() + SETTLE;
+        while self.failed.is_none() && !self.listeners.all_reported() {
+            let Ok(event) = timeout_at(deadline, self.swarm.select_next_some()).await else { break };
+            self.on_swarm_event(event);
+        }
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    pub(super) fn bound(&self) -> Vec<BoundAddress> {
+        self.listeners.bound()
+    }
+
+    pub(super) fn skipped(&self) -> Vec<String> {
+        self.listeners.skipped().to_vec()
+    }
+
+    /// Runs until it is stopped or nobody can command it any more.
+    pub(super) async fn run(mut self) {
+        loop {
+            let deadline = self.next_deadline();
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                Some(ended) = self.ended.recv() => self.on_link_ended(ended),
+                Some(measured) = self.measured.recv() => self.on_measured(measured),
+                permit = self.sink.ready() => self.sink.on_ready(permit),
+                () = at(deadline) => self.on_deadline(Instant::now()),
+                command = self.commands.recv() => if !self.on_command(command) { break },
+                event = self.swarm.select_next_some() => self.on_swarm_event(event),
+            }
+        }
+        self.say_farewell().await;
+    }
+
+    /// Lets links write out what is queued, and tells peers that this side
+    /// closes: they would notice only after a while.
+    async fn say_farewell(mut self) {
+        self.links.running.close();
+        drop(self.ended);
+        let quiet = timeout(FAREWELL, run_until(&mut self.swarm, self.links.running.wait())).await;
+        if quiet.is_err() {
+            debug!("links were still open at the end");
+        }
+        for peer in self.peers.ids() {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let deadline = Instant::now() + FAREWELL;
+        while self.swarm.connected_peers().next().is_some() {
+            if timeout_at(deadline, self.swarm.select_next_some()).await.is_err() {
+                break;
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        [self.steering.next(), self.redial.next(), self.pending.next()].into_iter().flatten().min()
+    }
+
+    fn on_deadline(&mut self, now: Instant) {
+        while let Some(peer) = self.steering.pop_due(now) {
+            self.attend(peer, now);
+        }
+        while let Some((peer, tried, waiters)) = self.pending.pop_overdue(now) {
+            let error = super::cause::dial_timeout(peer, &tried);
+            waiters.into_iter().for_each(|waiter| waiter.fail(error.clone()));
+        }
+        let mut begun = 0;
+        while let Some(peer) = self.redial.pop_due(now) {
+            self.redial_now(peer, begun < MAX_REDIALS, now);
+            begun += 1;
+        }
+    }
+
+    fn redial_now(&mut self, peer: PeerId, room: bool, now: Instant) {
+        if self.pending.is_dialling(&peer) {
+            return;
+        }
+        if !room || !self.pending.has_room_for_dial() {
+            return self.redial.postpone(peer, now, rand::random());
+        }
+        let addresses = self.peers.get(&peer).map(|entry| entry.addresses()).unwrap_or_default();
+        if self.dial(peer, addresses, None, now).is_err() {
+            self.redial.failed(peer, now, rand::random());
+        }
+    }
+
+    /// Dials; the waiter hears of it either way.
+    pub(super) fn dial(
+        &mut self,
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+        waiter: Option<Waiter>,
+        now: Instant,
+    ) -> Result<(), NodeError> {
+        use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+        let options = DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(addresses.clone()).build();
+        let id = options.connection_id();
+        let result = if addresses.is_empty() {
+            Err(NodeError::NoAddress(peer))
+        } else {
+            self.swarm.dial(options).map_err(|error| super::cause::dial_failure(peer, &addresses, &error))
+        };
+        match (&result, waiter) {
+            (Ok(()), waiter) => {
+                self.pending.dialling(id, Dial { peer, addresses, waiters: waiter.into_iter().collect() }, now);
+            }
+            (Err(error), Some(waiter)) => waiter.fail(error.clone()),
+            (Err(_), None) => {}
+        }
+        result
+    }
+
+    /// Does what a peer needs after something changed: its outbound link, its
+    /// place among those to be connected, the connection to keep.
+    pub(super) fn attend(&mut self, peer: PeerId, now: Instant) {
+        self.steering.clear(&peer);
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        let links_allowed = (self.trust_open || entry.is_trusted() || entry.wanted) && !entry.is_blocked();
+        entry.steer.allow(links_allowed && !self.draining);
+        let should_be_connected = entry.should_be_connected() && !self.draining;
+        let connected = !entry.connections.is_empty();
+        let (kept, to_keep) = (entry.kept, entry.to_keep());
+        entry.kept = to_keep;
+        let step = entry.steer.step(now);
+
+        if kept != to_keep {
+            self.keep(peer, kept, to_keep);
+        }
+        match step {
+            Step::Open(connection) => self.open_link(peer, connection),
+            Step::Wait(at) => self.steering.set(peer, at),
+            Step::Rest => {}
+        }
+        match should_be_connected {
+            true if !self.redial.contains(&peer) => {
+                self.redial.add(peer, now);
+                if connected {
+                    self.redial.connected(&peer);
+                }
+            }
+            true => {}
+            false => self.redial.remove(&peer),
+        }
+        self.peers.tidy(peer);
+    }
+
+    fn keep(&mut self, peer: PeerId, before: Option<ConnectionId>, after: Option<ConnectionId>) {
+        for (connection, keep) in [(before, false), (after, true)] {
+            if let Some(connection) = connection {
+                self.swarm.behaviour_mut().link.keep_alive(peer, connection, keep);
+            }
+        }
+    }
+
+    fn open_link(&mut self, peer: PeerId, connection: ConnectionId) {
+        let token = self.pending.opening(Opening { peer, connection, purpose: Purpose::Link });
+        self.swarm.behaviour_mut().link.open(peer, connection, link::PROTOCOL, token);
+    }
+
+    /// Warns about a peer, but not about each thing that it does.
+    pub(super) fn warn_of(&mut self, peer: PeerId, what: &dyn std::fmt::Display) {
+        let now = Instant::now();
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        if is_time(&mut entry.warned, now) {
+            warn!(%peer, "{what}");
+        }
+    }
+}
+
+/// Whether to log something again that was last logged then.
+pub(super) fn is_time(last: &mut Option<Instant>, now: Instant) -> bool {
+    let due = last.is_none_or(|last| now.saturating_duration_since(last) >= WARN_INTERVAL);
+    if due {
+        *last = Some(now);
+    }
+    due
+}
+
+/// Ready at the time given; never if none is.
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Keeps the swarm going until something else is done.
+async fn run_until(swarm: &mut Swarm<Behaviour>, done: impl Future<Output = ()>) {
+    let mut done = std::pin::pin!(done);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut done => return,
+            _ = swarm.select_next_some() => {}
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Builds the swarm: transports, their timeouts, and the behaviours.
+
+use std::{num::NonZeroU8, time::Duration};
+
+use libp2p::{
+    PeerId, Swarm, Transport as _, allow_block_list,
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, timeout::TransportTimeout},
+        upgrade::Version,
+    },
+    dns, identify,
+    identity::{Keypair, PublicKey},
+    mdns, memory_connection_limits, noise, ping, quic, swarm, tcp, yamux,
+};
+use tracing::warn;
+
+use super::{SwarmConfig, SwarmError, behaviour::Behaviour, limits, link, peers::MAX_DIAL_ADDRESSES};
+
+/// What identify says of this program.
+const AGENT: &str = concat!("p2p-node/", env!("CARGO_PKG_VERSION"));
+/// What identify says of its family of protocols.
+const PROTOCOL: &str = "/p2p-node/1";
+
+/// One attempt at one address; a second less than a command may take, so that
+/// the caller still hears the cause.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(9);
+/// Setting up QUIC: within the above.
+const QUIC_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
+/// A silent QUIC connection is dead after this.
+const QUIC_IDLE: Duration = Duration::from_secs(15);
+/// A third of it, so that two lost packets do not matter. Also keeps UDP
+/// mappings of NATs, whose common timeout is 30 s.
+const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// An unused connection is closed after this.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Substreams of one connection.
+const MAX_STREAMS: usize = 256;
+/// Substreams of one connection that are being negotiated from outside.
+const MAX_NEGOTIATING: usize = 32;
+/// Unread bytes of one QUIC substream: a round trip of 60 ms at 1 Gbit/s.
+const QUIC_STREAM_WINDOW: u32 = 8 * 1024 * 1024;
+/// Unread bytes of one QUIC connection.
+const QUIC_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// How often each connection is measured.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// A ping without answer.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often peers tell each other what they are, besides when it changes.
+const IDENTIFY_INTERVAL: Duration = Duration::from_secs(300);
+/// How long others on the local network believe what this node announced.
+const MDNS_TTL: Duration = Duration::from_secs(360);
+/// How often peers on the local network are asked for. A newcomer finds the
+/// others at once, and they find it with their next question; anybody's
+/// question postpones everybody's, as all hear the answers.
+const MDNS_QUERY_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Builds the swarm. Must run within tokio.
+///
+/// # Errors
+/// [`SwarmError::Noise`].
+pub(super) fn build(config: &SwarmConfig, keypair: Keypair) -> Result<Swarm<Behaviour>, SwarmError> {
+    let transport = TransportTimeout::new(with_names(&keypair)?, CONNECTION_TIMEOUT).boxed();
+    let public = keypair.public();
+    let local = public.to_peer_id();
+    Ok(Swarm::new(transport, behaviour(config, &public), local, swarm_config()))
+}
+
+/// Resolves names with the system's settings, or not at all where there are
+/// none: a public resolver should not be told without being asked.
+fn with_names(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
+    match dns::tokio::Transport::system(plain(keypair)?) {
+        Ok(transport) => Ok(transport.boxed()),
+        Err(error) => {
+            warn!(%error, "names in addresses cannot be resolved: the system has no resolver settings");
+            let nothing = dns::ResolverConfig::from_parts(None, Vec::new(), Vec::new());
+            Ok(dns::tokio::Transport::custom(plain(keypair)?, nothing, dns::ResolverOpts::default()).boxed())
+        }
+    }
+}
+
+/// QUIC, and TCP with Noise and yamux.
+fn plain(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
+    let tcp = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(keypair)?)
+        .multiplex(yamux_config())
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let quic = quic::tokio::Transport::new(quic_config(quic::Config::new(keypair)))
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    Ok(quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed())
+}
+
+fn yamux_config() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(MAX_STREAMS);
+    config
+}
+
+fn quic_config(mut config: quic::Config) -> quic::Config {
+    config.handshake_timeout = QUIC_HANDSHAKE_TIMEOUT;
+    config.max_idle_timeout = QUIC_IDLE.as_millis() as u32;
+    config.keep_alive_interval = QUIC_KEEP_ALIVE;
+    config.max_concurrent_stream_limit = MAX_STREAMS as u32;
+    config.max_stream_data = QUIC_STREAM_WINDOW;
+    config.max_connection_data = QUIC_CONNECTION_WINDOW;
+    config
+}
+
+fn swarm_config() -> swarm::Config {
+    swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(IDLE_TIMEOUT)
+        .with_max_negotiating_inbound_streams(MAX_NEGOTIATING)
+        .with_dial_concurrency_factor(NonZeroU8::new(MAX_DIAL_ADDRESSES as u8).unwrap_or(NonZeroU8::MIN))
+}
+
+fn behaviour(config: &SwarmConfig, public: &PublicKey) -> Behaviour {
+    Behaviour {
+        blocked: allow_block_list::Behaviour::default(),
+        limits: limits::Behaviour::new(config.limits),
+        memory: config.max_memory_bytes.map(memory_connection_limits::Behaviour::with_max_bytes).into(),
+        identify: identify::Behaviour::new(
+            identify::Config::new(PROTOCOL.to_owned(), public.clone())
+                .with_agent_version(AGENT.to_owned())
+                .with_interval(IDENTIFY_INTERVAL)
+                .with_push_listen_addr_updates(true)
+                // Addresses are kept in the table of peers.
+                .with_cache_size(0),
+        ),
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
+        mdns: if config.mdns { mdns(public.to_peer_id()).into() } else { None.into() },
+        link: link::behaviour::Behaviour::new(),
+    }
+}
+
+/// A host without multicast still has everything else.
+fn mdns(local: PeerId) -> Option<mdns::tokio::Behaviour> {
+    let config = mdns::Config { ttl: MDNS_TTL, query_interval: MDNS_QUERY_INTERVAL, enable_ipv6: false };
+    mdns::tokio::Behaviour::new(config, local)
+        .inspect_err(|error| warn!(%error, "peers on the local network are not found"))
+        .ok()
+}
