@@ -66,7 +66,7 @@ pub(super) enum Phase {
     /// OPEN is sent.
     Opening,
     /// The peer said where it stands; the store is asked what it knows.
-    Preparing { request: u64, high: Seq, inherited: Seq, tag: Tag },
+    Preparing { request: u64, high: Seq, inherited: Seq, floor: Seq, tag: Tag },
     /// The store gives it a new epoch.
     Renumbering,
     /// Messages flow.
@@ -89,7 +89,8 @@ pub(super) struct Held {
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) epoch: Epoch,
-    pub(super) previous: Vec<Epoch>,
+    /// See [`crate::wire::Open::previous`].
+    pub(super) previous: Vec<(Epoch, Seq)>,
     pub(super) phase: Phase,
     /// Number on the link, while not closed.
     pub(super) number: u32,

@@ -84,6 +84,8 @@ pub struct Accepted {
     pub gaps: Vec<(Seq, Seq)>,
     /// See [`LaneState::inherited`].
     pub inherited: Seq,
+    /// See [`LaneState::floor`].
+    pub floor: Seq,
 }
 
 /// What happens to a receiver.
@@ -153,8 +155,8 @@ pub enum ReceiverEffect {
         channel: Channel,
         /// The numbering.
         epoch: Epoch,
-        /// Those before it, youngest first.
-        previous: Vec<Epoch>,
+        /// See [`Open::previous`].
+        previous: Vec<(Epoch, Seq)>,
     },
     /// Store: commit a batch.
     Commit(Vec<Inbound>),
@@ -383,9 +385,9 @@ impl Receiver {
         let Some(link) = self.link.as_mut().filter(|link| link.number == number) else { return };
         let Some(entry) = link.lanes.get_mut(&lane) else { return };
         match state {
-            Ok(Accepted { high, tag, gaps, inherited }) => {
+            Ok(Accepted { high, tag, gaps, inherited, floor }) => {
                 entry.high = Some(high);
-                self.send(Back::LaneState(LaneState { lane, high, tag, gaps, inherited }));
+                self.send(Back::LaneState(LaneState { lane, high, tag, gaps, inherited, floor }));
             }
             Err(limit) => {
                 if let Some(lane) = link.lanes.remove(&lane) {

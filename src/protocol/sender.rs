@@ -36,8 +36,8 @@ pub struct LaneInfo {
     pub channel: Channel,
     /// Its present numbering.
     pub epoch: Epoch,
-    /// Those before it, youngest first.
-    pub previous: Vec<Epoch>,
+    /// See [`Open::previous`].
+    pub previous: Vec<(Epoch, Seq)>,
     /// All up to here was acknowledged.
     pub acked: Seq,
     /// Last position used.
@@ -494,16 +494,18 @@ impl Sender {
             return self.violation("LANE_STATE without OPEN");
         }
         self.requests += 1;
-        let LaneState { high, inherited, tag, gaps, .. } = state;
+        let LaneState { high, inherited, floor, tag, gaps, .. } = state;
         let (request, epoch) = (self.requests, lane.epoch);
-        lane.phase = Phase::Preparing { request, high, inherited, tag };
+        lane.phase = Phase::Preparing { request, high, inherited, floor, tag };
         let high = if high == 0 { inherited } else { high };
         self.effects.push_back(SenderEffect::Prepare { channel, epoch, request, high, gaps });
     }
 
     fn prepared(&mut self, channel: &Channel, answered: u64, info: Option<Prepared>) {
         let Some(lane) = self.lanes.get_mut(channel) else { return };
-        let (Phase::Preparing { request, high, tag, inherited }, Some(info)) = (lane.phase, info) else { return };
+        let (Phase::Preparing { request, high, inherited, floor, tag }, Some(info)) = (lane.phase, info) else {
+            return;
+        };
         if request != answered {
             return; // The link that asked is gone.
         }
@@ -514,7 +516,15 @@ impl Sender {
         let known_tag = if at == info.acked { Some(info.acked_tag) } else { info.tag_at };
         let same_history = at < info.acked || at == 0 || (known_tag == Some(tag) && !info.gap_is_message);
         match high {
-            0 => self.begin_epoch(channel, inherited, tag, same_history, &info),
+            0 if same_history && inherited > info.acked && inherited <= info.last => {
+                self.begin_epoch(channel, inherited, tag);
+                self.catch_up(channel, inherited, tag);
+            }
+            0 => {
+                let known = floor.min(info.acked);
+                self.begin_epoch(channel, known, info.acked_tag);
+                self.skip_lost(channel, known, &info);
+            }
             _ if high > info.last || !same_history => return self.renumber(channel),
             _ if high < info.acked => self.skip_lost(channel, high, &info),
             _ => self.catch_up(channel, high, tag),
@@ -548,7 +558,7 @@ impl Sender {
     /// The peer's store is an older copy of itself. The rows that it lacks are
     /// gone here, so it must be told to go on without them.
     fn skip_lost(&mut self, channel: &Channel, high: Seq, info: &Prepared) {
-        let Some(lane) = self.lanes.get(channel) else { return };
+        let Some(lane) = self.lanes.get(channel).filter(|_| high < info.acked) else { return };
         let skip =
             Skip { lane: lane.number, from: high + 1, to: info.acked, tag: info.acked_tag, lost: true, id: None };
         self.effects.push_back(SenderEffect::Lost { channel: channel.clone(), count: info.acked - high });
@@ -557,20 +567,10 @@ impl Sender {
 
     /// Nothing of this epoch is at the peer: positions go on from those it has
     /// under the epochs before.
-    fn begin_epoch(&mut self, channel: &Channel, inherited: Seq, tag: Tag, same_history: bool, info: &Prepared) {
-        let resumes = same_history && inherited > info.acked && inherited <= info.last;
-        if resumes {
-            self.catch_up(channel, inherited, tag);
-        }
-        let Some(lane) = self.lanes.get(channel) else { return };
-        let known = if resumes { inherited } else { inherited.min(info.acked) };
-        let tag = if resumes { tag } else { info.acked_tag };
-        if known > 0 {
+    fn begin_epoch(&mut self, channel: &Channel, known: Seq, tag: Tag) {
+        if let Some(lane) = self.lanes.get(channel).filter(|_| known > 0) {
             let skip = Skip { lane: lane.number, from: 1, to: known, tag, lost: false, id: None };
             self.send(Forward::Skip(skip));
-        }
-        if known < info.acked {
-            self.skip_lost(channel, known, info);
         }
     }
 

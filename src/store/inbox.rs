@@ -121,7 +121,7 @@ impl Db {
         peer: &PeerId,
         channel: &str,
         epoch: Epoch,
-        previous: &[Epoch],
+        previous: &[(Epoch, Seq)],
     ) -> Result<Result<Accepted, Limit>, StoreError> {
         let Some(origin) = self.origin(peer, channel)? else {
             return Ok(if self.may_add_origin(peer)? { Ok(unknown_lane()) } else { Err(Limit::Lanes) });
@@ -129,14 +129,13 @@ impl Db {
         if let Some(lane) = self.lane_at(origin.id, epoch)? {
             return Ok(Ok(lane));
         }
-        // Positions go on over epochs, so the highest counts.
         let mut best = unknown_lane();
-        for epoch in previous {
-            if let Some(Accepted { high, tag, gaps, .. }) = self.lane_at(origin.id, *epoch)?
-                && high > best.inherited
-            {
-                best = Accepted { high: 0, inherited: high, tag, gaps };
+        for (index, (epoch, upto)) in previous.iter().enumerate() {
+            let Some(Accepted { high, tag, gaps, .. }) = self.lane_at(origin.id, *epoch)? else { continue };
+            if index == 0 {
+                best = Accepted { inherited: high, tag, gaps, ..best };
             }
+            best.floor = best.floor.max(high.min(*upto));
         }
         Ok(Ok(best))
     }
@@ -172,6 +171,7 @@ impl Db {
                     tag: row.get::<_, i64>(1)?.cast_unsigned(),
                     gaps: decode_gaps(row.get_ref(2)?.as_blob()?),
                     inherited: 0,
+                    floor: 0,
                 })
             })
             .optional()?)
@@ -469,7 +469,7 @@ impl Db {
 }
 
 fn unknown_lane() -> Accepted {
-    Accepted { high: 0, tag: 0, gaps: Vec::new(), inherited: 0 }
+    Accepted { high: 0, tag: 0, gaps: Vec::new(), inherited: 0, floor: 0 }
 }
 
 fn encode_gaps(gaps: &[(Seq, Seq)]) -> Vec<u8> {

@@ -227,12 +227,13 @@ fn lane_info(row: &Row<'_>) -> rusqlite::Result<LaneInfo> {
     })
 }
 
-fn encode_epochs(epochs: &[Epoch]) -> Vec<u8> {
-    epochs.iter().flat_map(|epoch| epoch.to_le_bytes()).collect()
+fn encode_epochs(epochs: &[(Epoch, Seq)]) -> Vec<u8> {
+    epochs.iter().flat_map(|(epoch, upto)| [epoch.to_le_bytes(), upto.to_le_bytes()]).flatten().collect()
 }
 
-fn decode_epochs(bytes: &[u8]) -> Vec<Epoch> {
-    bytes.as_chunks::<8>().0.iter().map(|epoch| Epoch::from_le_bytes(*epoch)).collect()
+fn decode_epochs(bytes: &[u8]) -> Vec<(Epoch, Seq)> {
+    let numbers: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|number| u64::from_le_bytes(*number)).collect();
+    numbers.as_chunks::<2>().0.iter().map(|[epoch, upto]| (*epoch, *upto)).collect()
 }
 
 /// A peer id from its bytes.
@@ -639,13 +640,14 @@ impl Db {
 
     /// Gives a lane a new epoch and remembers the one it leaves.
     fn mint(&mut self, lane: i64) -> Result<(), StoreError> {
-        let (epoch, mut previous) = self
+        let (left, mut previous) = self
             .connection
-            .prepare_cached("SELECT epoch, previous FROM out_lane WHERE id = ?1")?
+            .prepare_cached("SELECT epoch, acked, previous FROM out_lane WHERE id = ?1")?
             .query_row([lane], |row| {
-                Ok((row.get::<_, i64>(0)?.cast_unsigned(), decode_epochs(row.get_ref(1)?.as_blob()?)))
+                let left = (row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned());
+                Ok((left, decode_epochs(row.get_ref(2)?.as_blob()?)))
             })?;
-        previous.insert(0, epoch);
+        previous.insert(0, left);
         previous.truncate(MAX_EPOCHS);
         let (fresh, previous) = (self.random(), encode_epochs(&previous));
         self.connection

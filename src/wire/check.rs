@@ -17,6 +17,7 @@ pub(super) fn forward(frame: &Forward, max_payload: u64) -> Result<(), WireError
         Forward::Hello(_) | Forward::Bye => Ok(()),
         Forward::Open(open) => {
             In("OPEN").at_most("previous", "entries", open.previous.len(), MAX_EPOCHS as u64)?;
+            open.previous.iter().try_for_each(|(_, upto)| position(In("OPEN"), "previous", *upto, 0))?;
             name(In("OPEN"), "channel", &open.channel)
         }
         Forward::Data(data) => {
@@ -42,6 +43,7 @@ pub(super) fn back(frame: &Back) -> Result<(), WireError> {
         Back::LaneState(state) => {
             position(In("LANE_STATE"), "high", state.high, 0)?;
             position(In("LANE_STATE"), "inherited", state.inherited, 0)?;
+            position(In("LANE_STATE"), "floor", state.floor, 0)?;
             In("LANE_STATE").at_most("gaps", "entries", state.gaps.len(), MAX_GAPS as u64)?;
             state.gaps.iter().try_for_each(|&(first, last)| {
                 position(In("LANE_STATE"), "gaps", first, 1)?;

@@ -96,6 +96,12 @@ fn start(kind: u8, header: usize, payload: usize) -> Result<Vec<u8>, WireError> 
     Ok(head)
 }
 
+/// Numbers two by two; an odd one is paired with 0, which no check lets pass
+/// where it would matter.
+fn pairs(numbers: &[u64]) -> Vec<(u64, u64)> {
+    numbers.chunks(2).map(|pair| (pair[0], pair.get(1).copied().unwrap_or(0))).collect()
+}
+
 impl Decoder {
     /// Reads frames with a payload of at most `max_message_bytes`.
     #[must_use]
@@ -139,7 +145,7 @@ impl Decoder {
                     lane: h.lane,
                     channel: Arc::from(h.channel),
                     epoch: h.epoch,
-                    previous: h.previous,
+                    previous: pairs(&h.previous),
                 })
             }
             kind::DATA => {
@@ -191,8 +197,15 @@ impl Decoder {
             }
             kind::LANE_STATE => {
                 let h: header::LaneState = frame.header_alone()?;
-                let gaps = h.gaps.chunks(2).map(|gap| (gap[0], gap.get(1).copied().unwrap_or(0))).collect();
-                Back::LaneState(LaneState { lane: h.lane, high: h.high, tag: h.tag, gaps, inherited: h.inherited })
+                let gaps = pairs(&h.gaps);
+                Back::LaneState(LaneState {
+                    lane: h.lane,
+                    high: h.high,
+                    tag: h.tag,
+                    gaps,
+                    inherited: h.inherited,
+                    floor: h.floor,
+                })
             }
             kind::ACK => {
                 let h: header::Ack = frame.header_alone()?;

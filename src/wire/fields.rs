@@ -87,7 +87,10 @@ pub(super) fn forward(frame: &Forward, to: &mut impl Fields) {
             to.uint(1, open.lane.into());
             to.string(2, &open.channel);
             to.fixed(3, open.epoch);
-            open.previous.iter().for_each(|epoch| to.eight(4, *epoch));
+            for (epoch, upto) in &open.previous {
+                to.eight(4, *epoch);
+                to.eight(4, *upto);
+            }
         }
         Forward::Data(data) => {
             to.uint(1, data.lane.into());
@@ -137,6 +140,7 @@ pub(super) fn back(frame: &Back, to: &mut impl Fields) {
                 to.varint(4, *last);
             }
             to.uint(5, state.inherited);
+            to.uint(6, state.floor);
         }
         Back::Ack { lane, high } => {
             to.uint(1, (*lane).into());

@@ -84,9 +84,9 @@ pub struct Open {
     pub channel: Channel,
     /// Which numbering of the lane.
     pub epoch: Epoch,
-    /// Those before it, whose positions this one goes on from, youngest first;
-    /// at most [`MAX_EPOCHS`].
-    pub previous: Vec<Epoch>,
+    /// Those before it, youngest first, each with the position up to which
+    /// this one goes on from it; at most [`MAX_EPOCHS`].
+    pub previous: Vec<(Epoch, Seq)>,
 }
 
 /// See [`Forward::Data`].
@@ -169,8 +169,11 @@ pub struct LaneState {
     pub lane: u32,
     /// Highest contiguous position stored; 0 if none.
     pub high: Seq,
-    /// While `high` is 0: the highest position stored of a previous epoch.
+    /// While `high` is 0: the highest position stored of the epoch before.
     pub inherited: Seq,
+    /// While `high` is 0: the highest position stored that this epoch goes on
+    /// from, in any of those before it.
+    pub floor: Seq,
     /// Mark of the row at `high` or `inherited`; 0 if none.
     pub tag: Tag,
     /// The youngest gaps, as first and last position, oldest first; at most

@@ -23,6 +23,7 @@ pub(super) struct Open {
     pub(super) channel: String,
     #[prost(fixed64, tag = "3")]
     pub(super) epoch: u64,
+    /// Epoch and position in turn.
     #[prost(fixed64, repeated, packed = "false", tag = "4")]
     pub(super) previous: Vec<u64>,
 }
@@ -141,6 +142,8 @@ pub(super) struct LaneState {
     pub(super) gaps: Vec<u64>,
     #[prost(uint64, tag = "5")]
     pub(super) inherited: u64,
+    #[prost(uint64, tag = "6")]
+    pub(super) floor: u64,
 }
 
 /// Of ACK.

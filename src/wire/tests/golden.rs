@@ -55,8 +55,11 @@ fn hello() {
 
 #[test]
 fn open() {
-    let open = Open { lane: 3, channel: Arc::from("chat"), epoch: 0x0102_0304_0506_0708, previous: vec![1] };
-    forward(Forward::Open(open), "0000001f 02 0000001a 0803 120463686174 190807060504030201 210100000000000000");
+    let open = Open { lane: 3, channel: Arc::from("chat"), epoch: 0x0102_0304_0506_0708, previous: vec![(1, 2)] };
+    forward(
+        Forward::Open(open),
+        "00000028 02 00000023 0803 120463686174 190807060504030201 210100000000000000 210200000000000000",
+    );
     let unnamed = Open { lane: 0, channel: Arc::from(""), epoch: 0, previous: vec![] };
     forward(Forward::Open(unnamed), "00000005 02 00000000");
 }
@@ -118,11 +121,11 @@ fn refused() {
 
 #[test]
 fn lane_state() {
-    let state = LaneState { lane: 3, high: 9, tag: 1, gaps: vec![(2, 3), (5, 5)], inherited: 0 };
+    let state = LaneState { lane: 3, high: 9, tag: 1, gaps: vec![(2, 3), (5, 5)], inherited: 0, floor: 0 };
     back(Back::LaneState(state), "0000001a 43 00000015 0803 1009 190100000000000000 2002 2003 2005 2005");
     back(
-        Back::LaneState(LaneState { lane: 3, high: 0, tag: 0, gaps: vec![], inherited: 7 }),
-        "00000009 43 00000004 0803 2807",
+        Back::LaneState(LaneState { lane: 3, high: 0, tag: 0, gaps: vec![], inherited: 7, floor: 6 }),
+        "0000000b 43 00000006 0803 2807 3006",
     );
 }
 

@@ -144,8 +144,8 @@ fn positions_are_checked() {
     }
     for frame in [
         Back::Ack { lane: 1, high: over },
-        Back::LaneState(LaneState { lane: 1, high: over, tag: 1, gaps: vec![], inherited: 0 }),
-        Back::LaneState(LaneState { lane: 1, high: 9, tag: 1, gaps: vec![(3, 2)], inherited: 0 }),
+        Back::LaneState(LaneState { lane: 1, high: over, tag: 1, gaps: vec![], inherited: 0, floor: 0 }),
+        Back::LaneState(LaneState { lane: 1, high: 9, tag: 1, gaps: vec![(3, 2)], inherited: 0, floor: 0 }),
         Back::Full(Full { lane: 1, next: 0, limit: Limit::Inbox }),
     ] {
         assert!(matches!(encode_back(&frame), Err(WireError::Position { .. })), "{frame:?}");

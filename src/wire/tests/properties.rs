@@ -46,7 +46,12 @@ fn gap() -> impl Strategy<Value = (Seq, Seq)> {
 
 fn forward() -> impl Strategy<Value = Forward> {
     let hello = any::<(u32, u64)>().prop_map(|(version, features)| Forward::Hello(Hello { version, features })).boxed();
-    let open = (any::<u32>(), channel(), any::<u64>(), proptest::collection::vec(any::<u64>(), 0..=MAX_EPOCHS))
+    let open = (
+        any::<u32>(),
+        channel(),
+        any::<u64>(),
+        proptest::collection::vec((any::<u64>(), 0..=i64::MAX as u64), 0..=MAX_EPOCHS),
+    )
         .prop_map(|(lane, channel, epoch, previous)| Forward::Open(Open { lane, channel, epoch, previous }));
     let data = (any::<(u32, u64, u64)>(), POSITIONS, content()).prop_map(|((lane, tag, ttl_left_ms), seq, content)| {
         Forward::Data(Data { lane, seq, tag, ttl_left_ms, content })
@@ -70,10 +75,11 @@ fn back() -> impl Strategy<Value = Back> {
     });
     let gap = (1..=u64::from(u32::MAX), 0..=u64::from(u32::MAX)).prop_map(|(first, more)| (first, first + more));
     let gaps = proptest::collection::vec(gap, 0..=MAX_GAPS);
-    let state =
-        (any::<(u32, u64)>(), high.clone(), gaps, high.clone()).prop_map(|((lane, tag), high, gaps, inherited)| {
-            Back::LaneState(LaneState { lane, high, tag, gaps, inherited })
-        });
+    let state = (any::<(u32, u64)>(), high.clone(), gaps, (high.clone(), high.clone())).prop_map(
+        |((lane, tag), high, gaps, (inherited, floor))| {
+            Back::LaneState(LaneState { lane, high, tag, gaps, inherited, floor })
+        },
+    );
     let ack = (any::<u32>(), high).prop_map(|(lane, high)| Back::Ack { lane, high });
     let outcome =
         (any::<(u32, bool)>(), id()).prop_map(|((lane, stored), id)| Back::Outcome(Outcome { lane, id, stored }));
