@@ -27,7 +27,10 @@ impl Attempts {
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        self.runs.iter().flat_map(|(upto, count)| [&upto.to_le_bytes()[..], &count.to_le_bytes()[..]].concat()).collect()
+        self.runs
+            .iter()
+            .flat_map(|(upto, count)| [&upto.to_le_bytes()[..], &count.to_le_bytes()[..]].concat())
+            .collect()
     }
 
     /// Deliveries of the message at a cursor so far.

@@ -25,7 +25,7 @@ pub fn run_sender(db: &mut Db, peer: &PeerId, effect: SenderEffect) -> Result<Op
             let rows = db.load_rows(peer, &channel, epoch, from, max_bytes, max_rows)?;
             Some(SenderInput::Loaded { channel, epoch, rows })
         }
-        SenderEffect::Acked { channel, epoch, seq, tag } => {
+        SenderEffect::Acked { channel, epoch, seq, tag, .. } => {
             db.acked(peer, &channel, epoch, seq, tag)?;
             None
         }

@@ -22,7 +22,9 @@ pub enum DeliveryError {
     )]
     Full(OutboxLimit),
     /// A message to oneself finds the inbox full.
-    #[error("this node's inbox is full; acknowledge messages (Ack, or p2p-node listen), or raise max_inbox_bytes and max_peer_bytes")]
+    #[error(
+        "this node's inbox is full; acknowledge messages (Ack, or p2p-node listen), or raise max_inbox_bytes and max_peer_bytes"
+    )]
     InboxFull,
     /// There is no such message.
     #[error("no message with id {id:?} was sent from here, or it is too long ago")]

@@ -80,7 +80,12 @@ impl Hub {
     }
 
     /// Takes a consumer for one process until the hold is dropped.
-    pub(super) fn hold(self: &Arc<Self>, channel: &Channel, consumer: &str, pid: String) -> Result<Hold, DeliveryError> {
+    pub(super) fn hold(
+        self: &Arc<Self>,
+        channel: &Channel,
+        consumer: &str,
+        pid: String,
+    ) -> Result<Hold, DeliveryError> {
         let key = (channel.clone(), consumer.to_owned());
         let mut held = lock(&self.held);
         if let Some(pid) = held.get(&key) {

@@ -1,3 +1,200 @@
-//! Durable delivery.
+//! Durable delivery: between the API and the network, with the store below.
+//!
+//! ```text
+//! send → outbox row committed → outbound task → link → … peer's inbox, ack → receipt
+//! link → inbound task → inbox row committed → ack;  Listen reads the inbox by cursor
+//! ```
+//!
+//! [`Delivery`] is the handle. A task per peer and direction drives the
+//! protocol's machine for it ([`outbound`], [`inbound`]); [`router`] starts
+//! them and brings links to them; [`upkeep`] does what time demands.
 
+mod attempts;
+mod book;
 pub mod effects;
+mod error;
+mod hub;
+mod inbound;
+mod listen;
+mod outbound;
+mod progress;
+mod router;
+mod send;
+mod upkeep;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use libp2p::PeerId;
+use tokio::sync::{Notify, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::{
+    book::BookEntry,
+    error::DeliveryError,
+    listen::{Delivered, ListenSpec, Listener},
+    send::{Outcome, Pending, Receipts, SendSpec, Sent, State},
+};
+use crate::{
+    clock::StoreClock,
+    node::Node,
+    store::{Store, Trust},
+};
+
+/// What the delivery layer runs on.
+#[derive(Debug, Clone)]
+pub struct DeliveryOptions {
+    /// Largest payload, in bytes.
+    pub max_message_bytes: u64,
+    /// Trust everyone who is not blocked.
+    pub trust_open: bool,
+}
+
+/// A handle to the delivery layer; clones share it.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    local: PeerId,
+    store: Store,
+    node: Node,
+    clock: Arc<StoreClock>,
+    options: DeliveryOptions,
+    hub: Arc<hub::Hub>,
+    /// The trust of every peer in the book.
+    book: RwLock<HashMap<PeerId, Trust>>,
+    /// Grows with every change of the book.
+    book_version: watch::Sender<u64>,
+    /// Grows when the inbox has more room.
+    room: watch::Sender<u64>,
+    peers: Mutex<HashMap<PeerId, Arc<outbound::Outbox>>>,
+    inbound: Mutex<HashMap<PeerId, inbound::Door>>,
+    counters: Mutex<HashMap<PeerId, Counters>>,
+    /// When the next message expires, as far as known.
+    next_expiry: AtomicU64,
+    expiry_moved: Notify,
+    tasks: TaskTracker,
+    /// Tasks are started from the store's thread too.
+    runtime: tokio::runtime::Handle,
+    /// No new work; tasks flush and end.
+    stop: CancellationToken,
+    degraded: watch::Sender<Option<String>>,
+}
+
+/// Messages since the daemon started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Stored by the peer.
+    pub sent: u64,
+    /// Stored here.
+    pub received: u64,
+}
+
+impl Delivery {
+    /// Sets up the layer; [`Delivery::start`] makes it run.
+    ///
+    /// # Errors
+    /// When the book cannot be read.
+    pub async fn new(
+        store: Store,
+        node: Node,
+        clock: Arc<StoreClock>,
+        options: DeliveryOptions,
+    ) -> Result<Self, DeliveryError> {
+        let book = store.write(|db| db.book()).await?;
+        let inner = Inner {
+            local: node.local_peer_id(),
+            store,
+            node,
+            clock,
+            options,
+            hub: Arc::default(),
+            book: RwLock::new(book.into_iter().map(|peer| (peer.peer, peer.trust)).collect()),
+            book_version: watch::Sender::new(0),
+            room: watch::Sender::new(0),
+            peers: Mutex::default(),
+            inbound: Mutex::default(),
+            counters: Mutex::default(),
+            next_expiry: AtomicU64::new(0),
+            expiry_moved: Notify::new(),
+            tasks: TaskTracker::new(),
+            runtime: tokio::runtime::Handle::current(),
+            stop: CancellationToken::new(),
+            degraded: watch::Sender::new(None),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The store below.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The network below.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.inner.node
+    }
+
+    /// The options it was set up with.
+    #[must_use]
+    pub fn options(&self) -> &DeliveryOptions {
+        &self.inner.options
+    }
+
+    /// Messages since the start, to and from a peer.
+    #[must_use]
+    pub fn counters(&self, peer: &PeerId) -> Counters {
+        progress::lock(&self.inner.counters).get(peer).copied().unwrap_or_default()
+    }
+
+    /// What is wrong with the store, if something is.
+    #[must_use]
+    pub fn degraded(&self) -> Option<String> {
+        self.inner.degraded.borrow().clone()
+    }
+
+    /// Notes that the store is, or is no more, in a bad state.
+    pub fn set_degraded(&self, problem: Option<String>) {
+        self.inner.degraded.send_replace(problem);
+    }
+
+    /// Number of peers with a working link both ways.
+    #[must_use]
+    pub fn linked_peers(&self) -> u32 {
+        let inbound = progress::lock(&self.inner.inbound);
+        let up = |peer: &PeerId| inbound.get(peer).is_some_and(inbound::Door::is_up);
+        let peers = progress::lock(&self.inner.peers);
+        let both = peers.iter().filter(|(peer, outbox)| outbox.is_up() && up(peer)).count();
+        u32::try_from(both).unwrap_or(u32::MAX)
+    }
+
+    /// Takes no new work, lets links flush, and waits for the tasks to end.
+    pub async fn drain(&self) {
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+}
+
+impl Inner {
+    fn count(&self, peer: &PeerId, change: impl FnOnce(&mut Counters)) {
+        change(progress::lock(&self.counters).entry(*peer).or_default());
+    }
+
+    /// Lets the upkeep know of a message that expires.
+    fn expires(&self, at: u64) {
+        if self.next_expiry.fetch_min(at, Ordering::AcqRel) > at {
+            self.expiry_moved.notify_one();
+        }
+    }
+}

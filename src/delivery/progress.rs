@@ -27,7 +27,6 @@ pub(super) struct LaneProgress {
     /// Grows whenever a position may have ended otherwise than by being
     /// stored: then only the store knows.
     pub(super) disturbed: u64,
-    pub(super) refused: Option<Limit>,
 }
 
 /// Shared between a peer's task and those who wait.
@@ -35,6 +34,7 @@ pub(super) struct LaneProgress {
 pub(super) struct PeerProgress {
     lanes: Mutex<HashMap<Channel, LaneProgress>>,
     state: Mutex<PeerState>,
+    refused: Mutex<HashMap<Channel, Limit>>,
     version: watch::Sender<u64>,
 }
 
@@ -43,6 +43,7 @@ impl Default for PeerProgress {
         Self {
             lanes: Mutex::default(),
             state: Mutex::new(PeerState::Down),
+            refused: Mutex::default(),
             version: watch::Sender::new(0),
         }
     }
@@ -74,8 +75,17 @@ impl PeerProgress {
         self.bump();
     }
 
-    pub(super) fn set_refused(&self, channel: &Channel, refused: Option<Limit>) {
-        lock(&self.lanes).entry(channel.clone()).or_default().refused = refused;
+    /// The limit of the peer that a channel waits for.
+    pub(super) fn refused(&self, channel: &str) -> Option<Limit> {
+        lock(&self.refused).get(channel).copied()
+    }
+
+    pub(super) fn any_refused(&self) -> Option<Limit> {
+        lock(&self.refused).values().next().copied()
+    }
+
+    pub(super) fn set_refused(&self, refused: HashMap<Channel, Limit>) {
+        *lock(&self.refused) = refused;
     }
 
     /// Wakes those who wait.

@@ -50,7 +50,9 @@ pub enum RowBody {
 }
 
 impl OutRow {
-    fn cost(&self) -> u64 {
+    /// Bytes it counts for in windows and queues.
+    #[must_use]
+    pub fn cost(&self) -> u64 {
         match &self.body {
             RowBody::Message(content) => content.cost(),
             RowBody::Tombstone { id } => id.len() as u64 + 128,

@@ -183,6 +183,8 @@ pub enum SenderEffect {
         seq: Seq,
         /// Tag of the row there.
         tag: Tag,
+        /// How many positions are new to it.
+        count: u64,
     },
     /// Store: the peer told whether it has a message that became a tombstone.
     Resolved {
@@ -323,25 +325,18 @@ impl Sender {
         self.link.as_ref().map_or(PeerState::Down, |link| link.state)
     }
 
-    /// The limit that a channel's lane waits for, if the peer refused it.
-    #[must_use]
-    pub fn refused(&self, channel: &str) -> Option<Limit> {
-        match self.lanes.get(channel)?.phase {
-            Phase::Full { limit, .. } | Phase::Barred { limit } => Some(limit),
+    /// The channels whose lanes the peer refused, and the limits they wait for.
+    pub fn refusals(&self) -> impl Iterator<Item = (&Channel, Limit)> {
+        self.lanes.iter().filter_map(|(channel, lane)| match lane.phase {
+            Phase::Full { limit, .. } | Phase::Barred { limit } => Some((channel, limit)),
             _ => None,
-        }
+        })
     }
 
     /// Whether nothing waits, for a peer that nobody needs to dial.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         !self.lanes.values().any(Lane::is_pending) && self.ephemerals.next_deadline().is_none()
-    }
-
-    /// Last position that a lane has acknowledged, if it is in this epoch.
-    #[must_use]
-    pub fn acked(&self, channel: &str, epoch: Epoch) -> Option<Seq> {
-        self.lanes.get(channel).filter(|lane| lane.epoch == epoch).map(|lane| lane.acked)
     }
 
     fn send(&mut self, frame: Forward) {
@@ -549,10 +544,10 @@ impl Sender {
     /// The peer has more than it acknowledged here.
     fn catch_up(&mut self, channel: &Channel, high: Seq, tag: Tag) {
         let Some(lane) = self.lanes.get_mut(channel).filter(|lane| lane.acked < high) else { return };
+        let (epoch, count) = (lane.epoch, high - lane.acked);
         lane.acked = high;
         lane.forget_rows();
-        let epoch = lane.epoch;
-        self.effects.push_back(SenderEffect::Acked { channel: channel.clone(), epoch, seq: high, tag });
+        self.effects.push_back(SenderEffect::Acked { channel: channel.clone(), epoch, seq: high, tag, count });
     }
 
     /// The peer's store is an older copy of itself. The rows that it lacks are
@@ -767,12 +762,12 @@ impl Sender {
         if high >= lane.next {
             return self.violation("ACK of something not sent");
         }
+        let (epoch, count) = (lane.epoch, high - lane.acked);
         let (tag, stored) = lane.acknowledge(high);
-        let epoch = lane.epoch;
         for id in stored {
             self.effects.push_back(SenderEffect::Resolved { channel: channel.clone(), id, stored: true });
         }
-        self.effects.push_back(SenderEffect::Acked { channel: channel.clone(), epoch, seq: high, tag });
+        self.effects.push_back(SenderEffect::Acked { channel: channel.clone(), epoch, seq: high, tag, count });
         self.pump(&channel);
         self.load_starved();
     }

@@ -41,6 +41,9 @@ pub enum StoreError {
     /// A row does not match its checksum.
     #[error("{0} does not match its checksum: the disk or the file is damaged")]
     Checksum(String),
+    /// A message to oneself finds the inbox full.
+    #[error("the inbox is full")]
+    InboxFull,
     /// The store is closed or its thread is gone.
     #[error("the store is closed")]
     Closed,

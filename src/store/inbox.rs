@@ -376,30 +376,6 @@ impl Db {
         Ok(())
     }
 
-    /// Puts a message to oneself straight into the inbox; false if its id was
-    /// used before. The limit that refuses it, if one does.
-    ///
-    /// # Errors
-    /// When SQLite refuses.
-    pub fn store_own(
-        &mut self,
-        arrival: &Arrival,
-        channel: &Channel,
-        content: Content,
-        ttl_ms: Millis,
-    ) -> Result<BatchDone, StoreError> {
-        // The one epoch of the lane to oneself: there is one store, so its two
-        // ends cannot disagree.
-        const EPOCH: Epoch = 0;
-        let high = match self.origin(&arrival.peer, channel)? {
-            Some(origin) => self.lane_at(origin.id, EPOCH)?.unwrap_or_else(unknown_lane).high,
-            None => 0,
-        };
-        let kind = InboundKind::Message { content, ttl_left_ms: ttl_ms };
-        let item = Inbound { channel: channel.clone(), epoch: EPOCH, seq: high + 1, tag: 0, kind };
-        self.commit_inbound(arrival, vec![item])
-    }
-
     /// What one peer has in the inbox.
     ///
     /// # Errors

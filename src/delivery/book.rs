@@ -1,0 +1,135 @@
+//! The address book: durable in the store, cached for decisions, told to the
+//! network.
+
+use std::sync::PoisonError;
+
+use libp2p::PeerId;
+
+use super::{Delivery, DeliveryError, Inner};
+use crate::{
+    node::{PeerPolicy, Standing},
+    store::{BookChange, BookPeer, Changed, Trust},
+};
+
+/// A peer of the book, as it is after a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BookEntry {
+    /// The entry.
+    pub peer: BookPeer,
+    /// It was not there before.
+    pub created: bool,
+}
+
+impl Inner {
+    /// What the book says of a peer.
+    pub(super) fn trust(&self, peer: &PeerId) -> Option<Trust> {
+        self.book.read().unwrap_or_else(PoisonError::into_inner).get(peer).copied()
+    }
+
+    /// Whether messages go to and are taken from a peer.
+    pub(super) fn is_trusted(&self, peer: &PeerId) -> bool {
+        match self.trust(peer) {
+            Some(Trust::Trusted) => true,
+            Some(Trust::Blocked) => false,
+            Some(Trust::Known) | None => self.options.trust_open,
+        }
+    }
+
+    fn note(&self, peer: PeerId, trust: Option<Trust>) {
+        let mut book = self.book.write().unwrap_or_else(PoisonError::into_inner);
+        match trust {
+            Some(trust) => book.insert(peer, trust),
+            None => book.remove(&peer),
+        };
+        drop(book);
+        self.book_version.send_modify(|version| *version += 1);
+    }
+}
+
+impl Delivery {
+    /// Whether messages go to and are taken from a peer.
+    #[must_use]
+    pub fn is_trusted(&self, peer: &PeerId) -> bool {
+        self.inner.is_trusted(peer)
+    }
+
+    /// Tells the network of the whole book, at the start.
+    ///
+    /// # Errors
+    /// When the store fails or the network is closed.
+    pub async fn tell_book(&self) -> Result<(), DeliveryError> {
+        for peer in self.book().await? {
+            self.tell_policy(&peer).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell_policy(&self, peer: &BookPeer) -> Result<(), DeliveryError> {
+        let standing = match peer.trust {
+            Trust::Blocked => Standing::Blocked,
+            Trust::Trusted => Standing::Trusted,
+            Trust::Known => Standing::Stranger,
+        };
+        let policy = PeerPolicy { standing, pinned: peer.pinned, addresses: peer.addresses.clone() };
+        self.inner.node.set_policy(peer.peer, policy).await.map_err(|_| DeliveryError::Closed)
+    }
+
+    /// The whole book.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn book(&self) -> Result<Vec<BookPeer>, DeliveryError> {
+        Ok(self.inner.store.write(|db| db.book()).await?)
+    }
+
+    /// One peer of the book.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn book_peer(&self, peer: PeerId) -> Result<Option<BookPeer>, DeliveryError> {
+        Ok(self.inner.store.write(move |db| db.peer(&peer)).await?)
+    }
+
+    /// The peer of a name.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn peer_by_alias(&self, alias: String) -> Result<Option<PeerId>, DeliveryError> {
+        Ok(self.inner.store.write(move |db| db.peer_by_alias(&alias)).await?)
+    }
+
+    /// Adds a peer to the book or changes it. `Err` of the inner result is
+    /// what stands in the way.
+    ///
+    /// # Errors
+    /// When the store fails or the network is closed.
+    pub async fn put_peer(&self, change: BookChange) -> Result<Result<BookEntry, Changed>, DeliveryError> {
+        let id = change.peer;
+        let done = self
+            .inner
+            .store
+            .write(move |db| {
+                let changed = db.put_peer(&change)?;
+                Ok((changed, db.peer(&change.peer)?))
+            })
+            .await?;
+        let (Changed::Done { created }, Some(peer)) = done else { return Ok(Err(done.0)) };
+        self.inner.note(id, Some(peer.trust));
+        self.tell_policy(&peer).await?;
+        Ok(Ok(BookEntry { peer, created }))
+    }
+
+    /// Takes a peer out of the book; false if it was not there.
+    ///
+    /// # Errors
+    /// When the store fails or the network is closed.
+    pub async fn remove_peer(&self, peer: PeerId) -> Result<bool, DeliveryError> {
+        let removed = self.inner.store.write(move |db| db.remove_peer(&peer)).await?;
+        if removed {
+            self.inner.note(peer, None);
+            let policy = PeerPolicy { standing: Standing::Stranger, pinned: false, addresses: Vec::new() };
+            self.inner.node.set_policy(peer, policy).await.map_err(|_| DeliveryError::Closed)?;
+        }
+        Ok(removed)
+    }
+}

@@ -1,0 +1,501 @@
+//! The task that drives one peer's [`Sender`].
+//!
+//! It owns the outbound link to the peer while there is one. Wishes to the
+//! store are run as one operation at a time, in order; what comes up meanwhile
+//! goes into the next. Acknowledgements are written late, together: they only
+//! tidy up, and an older state is harmless.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use libp2p::PeerId;
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    Inner,
+    effects::run_sender,
+    progress::{PeerProgress, lock},
+};
+use crate::{
+    node::{Direction, Link, LinkId, Received},
+    protocol::{EphemeralEnd, OutRow, PeerState, Sender, SenderEffect, SenderInput},
+    store::StoreError,
+    types::{Channel, Content, Epoch},
+    wire::{Back, Forward},
+};
+
+/// Requests to a peer's task that wait.
+const MAILBOX: usize = 1024;
+/// New rows handed over in memory; more are read from the store when their
+/// turn comes.
+const MAX_APPENDED: usize = 8192;
+/// The same in bytes.
+const MAX_APPENDED_BYTES: u64 = 8 * 1024 * 1024;
+/// Frames taken from a link at a time.
+const MAX_FRAMES: usize = 256;
+/// How long acknowledgements wait to be written together.
+const ACK_DELAY: Duration = Duration::from_millis(25);
+/// How long to wait after a failure of the store.
+const STORE_RETRY: Duration = Duration::from_secs(2);
+
+/// What a peer's task is asked.
+#[derive(Debug)]
+pub(super) enum Request {
+    Link(Link),
+    Buried { channel: Channel, epoch: Epoch, seq: u64, id: String },
+    Ephemeral { channel: Channel, content: Content, deadline: u64, reply: oneshot::Sender<EphemeralEnd> },
+}
+
+/// The outside of a peer's task.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    pub(super) progress: PeerProgress,
+    mailbox: mpsc::Sender<Request>,
+    appended: Mutex<Appended>,
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Appended {
+    rows: Vec<(Channel, Epoch, OutRow)>,
+    bytes: u64,
+    /// Some did not fit, or a wish to look again.
+    rescan: bool,
+}
+
+impl Outbox {
+    fn append(&self, channel: Channel, epoch: Epoch, row: OutRow) {
+        let cost = row.cost();
+        let mut appended = lock(&self.appended);
+        if appended.rows.len() < MAX_APPENDED && appended.bytes + cost <= MAX_APPENDED_BYTES {
+            appended.bytes += cost;
+            appended.rows.push((channel, epoch, row));
+        } else {
+            appended.rescan = true;
+        }
+        drop(appended);
+        self.news.notify_one();
+    }
+
+    fn is_quiet(&self) -> bool {
+        let appended = lock(&self.appended);
+        appended.rows.is_empty() && !appended.rescan
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.progress.state() == PeerState::Up
+    }
+}
+
+type StoreAnswer = Pin<Box<dyn Future<Output = Result<Vec<SenderInput>, StoreError>> + Send>>;
+
+struct Open {
+    id: LinkId,
+    tx: mpsc::Sender<Forward>,
+    rx: mpsc::Receiver<Received<Back>>,
+    /// Frames that the link has no room for yet; bounded by the machine's
+    /// window.
+    waiting: VecDeque<Forward>,
+}
+
+struct Task {
+    inner: Arc<Inner>,
+    outbox: Arc<Outbox>,
+    peer: PeerId,
+    sender: Sender,
+    link: Option<Open>,
+    wishes: Vec<SenderEffect>,
+    /// The wishes are only acknowledgements, to be written by then.
+    due: Option<Instant>,
+    store: Option<StoreAnswer>,
+    replies: HashMap<u64, oneshot::Sender<EphemeralEnd>>,
+    next_key: u64,
+    wanted: bool,
+    /// The machine knows its lanes.
+    scanned: bool,
+}
+
+impl Inner {
+    /// Tells a peer's task of a row that was committed. Never blocks: it is
+    /// called on the store's thread.
+    pub(super) fn appended(self: &Arc<Self>, peer: &PeerId, channel: Channel, epoch: Epoch, row: OutRow) {
+        self.with_outbox(peer, |outbox| outbox.append(channel, epoch, row));
+    }
+
+    /// Asks a peer's task. False when it cannot take more now.
+    pub(super) fn ask(self: &Arc<Self>, peer: &PeerId, request: Request) -> bool {
+        self.with_outbox(peer, |outbox| outbox.mailbox.try_send(request).is_ok())
+    }
+
+    /// The outside of a peer's task, which is started if it does not run.
+    pub(super) fn outbox(self: &Arc<Self>, peer: &PeerId) -> Arc<Outbox> {
+        self.with_outbox(peer, Arc::clone)
+    }
+
+    /// Holds the lock that a task takes to end itself, so that nothing is told
+    /// to one that is gone.
+    fn with_outbox<T>(self: &Arc<Self>, peer: &PeerId, tell: impl FnOnce(&Arc<Outbox>) -> T) -> T {
+        let mut peers = lock(&self.peers);
+        let outbox = peers.entry(*peer).or_insert_with(|| self.start_outbox(*peer));
+        tell(outbox)
+    }
+
+    fn start_outbox(self: &Arc<Self>, peer: PeerId) -> Arc<Outbox> {
+        let (mailbox, requests) = mpsc::channel(MAILBOX);
+        let outbox = Arc::new(Outbox {
+            progress: PeerProgress::default(),
+            mailbox,
+            appended: Mutex::default(),
+            news: Notify::new(),
+        });
+        let task = Task {
+            inner: self.clone(),
+            outbox: outbox.clone(),
+            peer,
+            sender: Sender::new(),
+            link: None,
+            wishes: vec![SenderEffect::Rescan],
+            due: None,
+            store: None,
+            replies: HashMap::new(),
+            next_key: 0,
+            wanted: false,
+            scanned: false,
+        };
+        self.tasks.spawn_on(task.run(requests), &self.runtime);
+        outbox
+    }
+}
+
+/// Resolves when there is something to resolve.
+async fn answered(store: &mut Option<StoreAnswer>) -> Result<Vec<SenderInput>, StoreError> {
+    match store {
+        Some(answer) => {
+            let done = answer.await;
+            *store = None;
+            done
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// What a link has to tell.
+enum Told {
+    /// There is room for frames that wait; false: it is gone.
+    Room(bool),
+    /// So many frames came; none: it is gone.
+    Frames(usize),
+}
+
+async fn told(link: &mut Option<Open>, into: &mut Vec<Received<Back>>) -> Told {
+    let Some(open) = link else { return std::future::pending().await };
+    tokio::select! {
+        biased;
+        room = open.tx.reserve(), if !open.waiting.is_empty() => Told::Room(room.is_ok()),
+        count = open.rx.recv_many(into, MAX_FRAMES) => Told::Frames(count),
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Task {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        let mut book = self.inner.book_version.subscribe();
+        let stop = self.inner.stop.clone();
+        let mut received = Vec::new();
+        loop {
+            self.carry_out();
+            self.tell_wanted().await;
+            if self.may_end() && self.end(&requests) {
+                return;
+            }
+            let tick = self.next_tick();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                done = answered(&mut self.store) => self.store_answered(done).await,
+                told = told(&mut self.link, &mut received) => match told {
+                    Told::Room(alive) => self.refill(alive),
+                    Told::Frames(count) => self.received(count, &mut received),
+                },
+                Some(request) = requests.recv() => self.request(request),
+                () = self.outbox.news.notified(), if self.scanned => self.take_appended(),
+                _ = book.changed() => self.check_trust(),
+                () = at(tick) => self.handle(SenderInput::Tick),
+                () = at(self.due), if self.store.is_none() => self.due = None,
+            }
+        }
+        self.finish().await;
+    }
+
+    /// Nothing is under way: the task is started again when something is.
+    fn may_end(&self) -> bool {
+        self.scanned
+            && self.link.is_none()
+            && self.store.is_none()
+            && self.wishes.is_empty()
+            && self.replies.is_empty()
+            && self.sender.is_idle()
+    }
+
+    fn end(&self, requests: &mpsc::Receiver<Request>) -> bool {
+        let mut peers = lock(&self.inner.peers);
+        let ends = requests.is_empty() && self.outbox.is_quiet();
+        if ends {
+            peers.remove(&self.peer);
+        }
+        ends
+    }
+
+    fn handle(&mut self, input: SenderInput) {
+        self.sender.handle(self.inner.clock.now(), input);
+    }
+
+    fn next_tick(&self) -> Option<Instant> {
+        let at = self.sender.next_tick()?;
+        Some(Instant::now() + Duration::from_millis(at.saturating_sub(self.inner.clock.now())))
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Link(link) => self.link_up(link),
+            Request::Buried { channel, epoch, seq, id } => {
+                self.outbox.progress.disturb(&channel);
+                self.handle(SenderInput::Buried { channel, epoch, seq, id });
+            }
+            Request::Ephemeral { channel, content, deadline, reply } => {
+                self.next_key += 1;
+                self.replies.insert(self.next_key, reply);
+                self.handle(SenderInput::Ephemeral { key: self.next_key, channel, content, deadline });
+            }
+        }
+    }
+
+    fn link_up(&mut self, link: Link) {
+        let Direction::Outbound { tx, rx } = link.direction else { return };
+        let younger = self.link.as_ref().is_none_or(|open| open.id < link.id);
+        if younger && self.inner.is_trusted(&self.peer) {
+            self.link = Some(Open { id: link.id, tx, rx, waiting: VecDeque::new() });
+            self.handle(SenderInput::LinkUp(link.id.0));
+        }
+    }
+
+    fn link_down(&mut self) {
+        if let Some(open) = self.link.take() {
+            self.handle(SenderInput::LinkDown(open.id.0));
+        }
+    }
+
+    fn received(&mut self, count: usize, received: &mut Vec<Received<Back>>) {
+        let Some(open) = &self.link else { return received.clear() };
+        let id = open.id.0;
+        let mut limits = false;
+        for frame in received.drain(..) {
+            limits |= matches!(frame.frame, Back::Full(_) | Back::Ready { .. } | Back::LaneState(_));
+            self.handle(SenderInput::Frame(id, frame.frame));
+        }
+        if limits {
+            let refused = self.sender.refusals().map(|(channel, limit)| (channel.clone(), limit)).collect();
+            self.outbox.progress.set_refused(refused);
+            self.outbox.progress.bump();
+        }
+        if count == 0 {
+            self.link_down();
+        }
+    }
+
+    fn take_appended(&mut self) {
+        let appended = std::mem::take(&mut *lock(&self.outbox.appended));
+        for (channel, epoch, row) in appended.rows {
+            self.handle(SenderInput::Appended { channel, epoch, row });
+        }
+        if appended.rescan {
+            self.wishes.push(SenderEffect::Rescan);
+        }
+    }
+
+    fn check_trust(&mut self) {
+        if !self.inner.is_trusted(&self.peer) {
+            self.link_down();
+        }
+        self.outbox.progress.bump();
+    }
+
+    /// Keeps the network informed whether this peer is to be dialled.
+    async fn tell_wanted(&mut self) {
+        let wanted = self.scanned && !self.sender.is_idle() && self.inner.is_trusted(&self.peer);
+        if wanted != self.wanted {
+            self.wanted = wanted;
+            // A closed network is on its way down, and so is this task.
+            drop(self.inner.node.want(self.peer, wanted).await);
+        }
+    }
+
+    /// Does what the machine wants.
+    fn carry_out(&mut self) {
+        let mut moved = false;
+        while let Some(effect) = self.sender.poll() {
+            match effect {
+                SenderEffect::Send(number, frame) => self.send(number, frame),
+                SenderEffect::Close(number, why) => self.close(number, why),
+                SenderEffect::EphemeralDone(key, end) => {
+                    if let Some(reply) = self.replies.remove(&key) {
+                        // Whoever asked may have gone.
+                        let _ = reply.send(end);
+                    }
+                }
+                SenderEffect::Acked { channel, epoch, seq, tag, count } => {
+                    self.inner.count(&self.peer, |counters| counters.sent += count);
+                    self.outbox.progress.acked(&channel, epoch, seq);
+                    self.wish_acked(SenderEffect::Acked { channel, epoch, seq, tag, count });
+                    moved = true;
+                }
+                effect => {
+                    self.note(&effect);
+                    self.due = None;
+                    self.wishes.push(effect);
+                }
+            }
+        }
+        self.outbox.progress.set_state(self.sender.state());
+        if moved {
+            self.outbox.progress.bump();
+        }
+        self.start_store();
+    }
+
+    /// Replaces an acknowledgement of the same lane that waits at the end.
+    fn wish_acked(&mut self, effect: SenderEffect) {
+        let (Some(SenderEffect::Acked { channel: last, epoch: old, .. }), SenderEffect::Acked { channel, epoch, .. }) =
+            (self.wishes.last(), &effect)
+        else {
+            if self.wishes.is_empty() {
+                self.due = Some(Instant::now() + ACK_DELAY);
+            }
+            return self.wishes.push(effect);
+        };
+        if last == channel && old == epoch {
+            self.wishes.pop();
+        }
+        self.wishes.push(effect);
+    }
+
+    /// What others should know of a wish.
+    fn note(&self, effect: &SenderEffect) {
+        match effect {
+            SenderEffect::Resolved { channel, .. } | SenderEffect::Reject { channel, .. } => {
+                self.outbox.progress.disturb(channel);
+            }
+            SenderEffect::Renumber { channel, .. } => {
+                tracing::warn!(peer = %self.peer, %channel,
+                    "this node's store is an older copy of itself; what the peer has already is not sent again");
+                self.outbox.progress.disturb(channel);
+            }
+            SenderEffect::Lost { channel, count } => {
+                tracing::warn!(peer = %self.peer, %channel, count,
+                    "the peer's store was replaced by an older copy; messages it had acknowledged are lost there");
+            }
+            _ => {}
+        }
+    }
+
+    fn send(&mut self, number: u64, frame: Forward) {
+        let Some(open) = self.link.as_mut().filter(|open| open.id.0 == number) else { return };
+        if !open.waiting.is_empty() {
+            return open.waiting.push_back(frame);
+        }
+        match open.tx.try_send(frame) {
+            Err(mpsc::error::TrySendError::Full(frame)) => open.waiting.push_back(frame),
+            // A closed link is noticed by its receiving half.
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+        }
+    }
+
+    fn refill(&mut self, alive: bool) {
+        if !alive {
+            return self.link_down();
+        }
+        let Some(open) = &mut self.link else { return };
+        while let Some(frame) = open.waiting.pop_front() {
+            if let Err(mpsc::error::TrySendError::Full(frame)) = open.tx.try_send(frame) {
+                open.waiting.push_front(frame);
+                break;
+            }
+        }
+    }
+
+    fn close(&mut self, number: u64, why: &'static str) {
+        tracing::debug!(peer = %self.peer, why, "outbound link closed");
+        if self.link.as_ref().is_some_and(|open| open.id.0 == number) {
+            self.link = None;
+        }
+    }
+
+    /// Hands the store what is wished for, if it is free and it is time.
+    fn start_store(&mut self) {
+        if self.store.is_some() || self.wishes.is_empty() || self.due.is_some_and(|due| due > Instant::now()) {
+            return;
+        }
+        self.due = None;
+        let (wishes, peer, store) = (std::mem::take(&mut self.wishes), self.peer, self.inner.store.clone());
+        self.store = Some(Box::pin(async move {
+            let run = move |db: &mut crate::store::Db| {
+                wishes.into_iter().filter_map(|wish| run_sender(db, &peer, wish).transpose()).collect()
+            };
+            store.write(run).await
+        }));
+    }
+
+    async fn store_answered(&mut self, done: Result<Vec<SenderInput>, StoreError>) {
+        match done {
+            Ok(inputs) => {
+                for input in inputs {
+                    self.scanned |= matches!(input, SenderInput::Lanes(_));
+                    match &input {
+                        SenderInput::Renumbered(lane) => self.outbox.progress.disturb(&lane.channel),
+                        SenderInput::Buried { channel, .. } => self.outbox.progress.disturb(channel),
+                        _ => {}
+                    }
+                    self.handle(input);
+                }
+                // Those who wait look at the store again.
+                self.outbox.progress.bump();
+            }
+            Err(StoreError::Closed) => {}
+            Err(error) => {
+                tracing::error!(peer = %self.peer, %error, "the store failed; the link is closed and opened anew");
+                self.handle(SenderInput::StoreFailed);
+                self.wishes = vec![SenderEffect::Rescan];
+                self.due = Some(Instant::now() + STORE_RETRY);
+            }
+        }
+    }
+
+    /// Says goodbye, lets the link flush, and writes what is left to write.
+    async fn finish(mut self) {
+        if let Some(open) = self.link.take() {
+            drop(open.tx.try_send(Forward::Bye));
+        }
+        if let Some(answer) = self.store.take() {
+            drop(answer.await);
+        }
+        self.due = None;
+        self.start_store();
+        if let Some(answer) = self.store.take() {
+            drop(answer.await);
+        }
+    }
+}

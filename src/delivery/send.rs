@@ -1,0 +1,659 @@
+//! Messages from apps: into the outbox, and what becomes of them.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use libp2p::PeerId;
+use tokio::{
+    sync::{oneshot, watch},
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    Delivery, DeliveryError, Inner,
+    outbound::{Outbox, Request},
+    progress::LaneProgress,
+};
+use crate::{
+    clock,
+    node::DialTarget,
+    protocol::{EphemeralEnd, Inbound, InboundKind, Millis, PeerState},
+    store::{
+        Arrival, Db, Enqueued, Final, NewMessage, OutboxLimit, PageStart, Progress, Queued, SentRecord, StoreError,
+        Trust,
+    },
+    types::{Channel, Content, Epoch, Route, Seq},
+    wire::{EphemeralOutcome, Limit},
+};
+
+/// A message and how to treat it. Sizes were checked before.
+#[derive(Debug, Clone)]
+pub struct SendSpec {
+    /// The recipient.
+    pub peer: PeerId,
+    /// The channel.
+    pub channel: Channel,
+    /// The message; an empty id is replaced by a new one.
+    pub content: Content,
+    /// The timestamp is the app's, and counts when two messages of one id are
+    /// compared.
+    pub dated: bool,
+    /// Time to live.
+    pub ttl_ms: Millis,
+}
+
+/// Where a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// On this node's disk.
+    Queued,
+    /// Perhaps seen by the peer.
+    Sent,
+    /// On the peer's disk.
+    Stored,
+    /// Given up after its time.
+    Expired,
+    /// Taken back.
+    Cancelled,
+    /// Never to be stored.
+    Rejected,
+}
+
+/// Why a message is where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing to say.
+    Fine,
+    /// No connection.
+    NotConnected,
+    /// The peer does not trust this node.
+    Untrusted,
+    /// A limit of the peer.
+    RemoteFull(Limit),
+    /// Larger than the peer takes.
+    TooLarge,
+    /// Ephemeral: nobody listens.
+    NoConsumer,
+    /// Ephemeral: no connection came up in time.
+    Unreachable,
+    /// Ephemeral: the link broke.
+    LinkLost,
+    /// Ephemeral: those who listen are behind.
+    ConsumerBusy,
+    /// This node does not trust the peer any more.
+    NotInBook,
+}
+
+/// What is known of a message that was handed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// Its id.
+    pub id: String,
+    /// Where it is.
+    pub state: State,
+    /// Why.
+    pub outcome: Outcome,
+    /// The id came before, with the same content.
+    pub duplicate: bool,
+    /// Position in its lane; 0 for an ephemeral one.
+    pub seq: Seq,
+}
+
+/// A message in the outbox whose end can be waited for.
+#[derive(Debug, Clone)]
+pub struct Pending {
+    /// As it was when it was taken.
+    pub sent: Sent,
+    peer: PeerId,
+    channel: Channel,
+    epoch: Epoch,
+    disturbed: u64,
+    outbox: Option<Arc<Outbox>>,
+}
+
+/// A quick look at a message that waits.
+enum Look {
+    Stored,
+    Waiting,
+    AskStore,
+}
+
+impl State {
+    /// Nothing changes it any more.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        !matches!(self, Self::Queued | Self::Sent)
+    }
+}
+
+fn digest(spec: &SendSpec) -> Vec<u8> {
+    /// Half of the hash: far from any accidental match.
+    const BYTES: usize = 16;
+    let content = &spec.content;
+    let mut hash = blake3::Hasher::new();
+    let dated = if spec.dated { content.timestamp } else { 0 };
+    let texts = [&content.kind, &content.reply_to].into_iter().chain(content.metadata.iter().flat_map(|(k, v)| [k, v]));
+    for text in texts {
+        hash.update(&(text.len() as u64).to_le_bytes());
+        hash.update(text.as_bytes());
+    }
+    hash.update(&dated.to_le_bytes());
+    hash.update(&content.payload);
+    hash.finalize().as_bytes()[..BYTES].to_vec()
+}
+
+/// Position, epoch and state as the store has them.
+pub(super) fn progress_state(progress: Progress) -> (State, Outcome) {
+    match progress {
+        Progress::Queued => (State::Queued, Outcome::Fine),
+        Progress::Sent | Progress::Pending(_) => (State::Sent, Outcome::Fine),
+        Progress::Done(Final::Stored) => (State::Stored, Outcome::Fine),
+        Progress::Done(Final::Expired) => (State::Expired, Outcome::Fine),
+        Progress::Done(Final::Cancelled) => (State::Cancelled, Outcome::Fine),
+        Progress::Done(Final::TooLarge) => (State::Rejected, Outcome::TooLarge),
+    }
+}
+
+/// What became of one item in the store's transaction.
+enum Taken {
+    Out { queued: Queued, peer: PeerId, channel: Channel, id: String },
+    Own { sent: Sent, channel: Channel, wakes: bool },
+    OwnFull,
+    Duplicate(SentRecord),
+    Conflict { id: String },
+    Full(OutboxLimit),
+}
+
+fn take(db: &mut Db, local: PeerId, message: NewMessage, now: Millis) -> Result<Taken, StoreError> {
+    let (peer, channel, id) = (message.peer, message.channel.clone(), message.content.id.clone());
+    let own = (peer == local).then(|| message.clone());
+    let taken = db.isolated(|db| match db.enqueue(message, now, clock::wall_ms())? {
+        Enqueued::Duplicate(record) => Ok(Taken::Duplicate(record)),
+        Enqueued::Conflict => Ok(Taken::Conflict { id }),
+        Enqueued::Full(limit) => Ok(Taken::Full(limit)),
+        Enqueued::New(queued) => match own {
+            None => Ok(Taken::Out { queued, peer, channel, id }),
+            Some(message) => take_own(db, message, &queued, now),
+        },
+    });
+    match taken {
+        Err(StoreError::InboxFull) => Ok(Taken::OwnFull),
+        other => other,
+    }
+}
+
+/// To oneself: through both halves of the store, in one step.
+fn take_own(db: &mut Db, message: NewMessage, queued: &Queued, now: Millis) -> Result<Taken, StoreError> {
+    let NewMessage { peer, channel, content, ttl_ms, .. } = message;
+    let (seq, tag, epoch, id) = (queued.row.seq, queued.row.tag, queued.epoch, content.id.clone());
+    let arrival = Arrival { peer, route: Route::Lan, now, wall: clock::wall_ms() };
+    let at = |seq, kind| Inbound { channel: channel.clone(), epoch, seq, tag, kind };
+    let mut batch = vec![at(seq, InboundKind::Message { content, ttl_left_ms: ttl_ms })];
+    let high = db.open_lane(&peer, &channel, epoch, &[])?.map_or(0, |lane| lane.high);
+    if high + 1 < seq {
+        // The positions before are of other epochs.
+        batch.insert(0, at(high + 1, InboundKind::Gap { to: seq - 1, lost: false, id: None }));
+    }
+    let done = db.commit_inbound(&arrival, batch)?;
+    if done.lanes.iter().any(|lane| lane.refused.is_some()) {
+        return Err(StoreError::InboxFull);
+    }
+    db.acked(&peer, &channel, epoch, seq, tag)?;
+    let sent = Sent { id, state: State::Stored, outcome: Outcome::Fine, duplicate: false, seq };
+    Ok(Taken::Own { sent, channel, wakes: done.stored > 0 })
+}
+
+impl Inner {
+    fn may_send(&self, peer: &PeerId) -> Result<(), DeliveryError> {
+        match self.trust(peer) {
+            Some(Trust::Blocked) => Err(DeliveryError::Blocked(*peer)),
+            _ if *peer == self.local || self.is_trusted(peer) => Ok(()),
+            _ => Err(DeliveryError::NotInBook(*peer)),
+        }
+    }
+
+    /// Called on the store's thread, in commit order.
+    fn tell_taken(self: &Arc<Self>, taken: &[Taken]) {
+        for item in taken {
+            match item {
+                Taken::Out { queued, peer, channel, .. } => {
+                    self.appended(peer, channel.clone(), queued.epoch, queued.row.clone());
+                }
+                Taken::Own { channel, wakes: true, .. } => self.hub.wake(channel),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Delivery {
+    /// Puts messages into the outbox, in order, in one transaction; each that
+    /// is taken is on disk when this returns.
+    ///
+    /// # Errors
+    /// Of the whole: the store failed, or the daemon is shutting down. Of an
+    /// item: it is refused, and nothing of it is kept.
+    pub async fn send(&self, specs: Vec<SendSpec>) -> Result<Vec<Result<Pending, DeliveryError>>, DeliveryError> {
+        if self.inner.stop.is_cancelled() {
+            return Err(DeliveryError::Closed);
+        }
+        let (now, local) = (self.inner.clock.now(), self.inner.local);
+        let (mut answers, mut batch, mut lanes) = (Vec::new(), Vec::new(), VecDeque::new());
+        for spec in specs {
+            let allowed = self.inner.may_send(&spec.peer);
+            if allowed.is_ok() {
+                lanes.push_back(self.lane_before(&spec));
+                self.inner.expires(now.saturating_add(spec.ttl_ms));
+                batch.push(new_message(spec));
+            }
+            answers.push(allowed.err());
+        }
+        let inner = self.inner.clone();
+        let taken: Vec<Taken> = self
+            .inner
+            .store
+            .write_then(
+                move |db| batch.into_iter().map(|message| take(db, local, message, now)).collect(),
+                move |taken: &Vec<Taken>| inner.tell_taken(taken),
+            )
+            .await?;
+        let mut taken = taken.into_iter().zip(lanes);
+        let answer = |refused: Option<DeliveryError>| match refused {
+            Some(error) => Err(error),
+            None => taken.next().map_or(Err(DeliveryError::Closed), |(taken, lane)| answer(taken, lane)),
+        };
+        Ok(answers.into_iter().map(answer).collect())
+    }
+
+    /// The lane as it is before a message is put into it, so that no change
+    /// after that is missed.
+    fn lane_before(&self, spec: &SendSpec) -> LaneBefore {
+        let outbox = (spec.peer != self.inner.local).then(|| self.inner.outbox(&spec.peer));
+        let disturbed = outbox.as_ref().map_or(0, |outbox| outbox.progress.lane(&spec.channel).disturbed);
+        LaneBefore { outbox, disturbed }
+    }
+
+    /// Sends a message that no store keeps; waits for its end until `deadline`.
+    ///
+    /// # Errors
+    /// The peer is not in the book, or blocked.
+    pub async fn send_ephemeral(&self, spec: SendSpec, deadline: Instant) -> Result<Sent, DeliveryError> {
+        self.inner.may_send(&spec.peer)?;
+        let SendSpec { peer, channel, mut content, .. } = spec;
+        if content.id.is_empty() {
+            content.id = uuid::Uuid::now_v7().to_string();
+        }
+        let id = content.id.clone();
+        let end = if peer == self.inner.local {
+            let arrival = super::hub::EphemeralArrival {
+                peer,
+                route: Route::Lan,
+                received_at: clock::wall_ms(),
+                content: Arc::new(content),
+            };
+            EphemeralEnd::Answered(self.inner.hub.hand_over(&channel, &arrival))
+        } else {
+            self.ephemeral_end(peer, channel, content, deadline).await
+        };
+        let (state, outcome) = match end {
+            EphemeralEnd::Answered(EphemeralOutcome::Handed) => (State::Stored, Outcome::Fine),
+            EphemeralEnd::Answered(EphemeralOutcome::NoConsumer) => (State::Rejected, Outcome::NoConsumer),
+            EphemeralEnd::Answered(EphemeralOutcome::Busy | EphemeralOutcome::Other) => {
+                (State::Rejected, Outcome::ConsumerBusy)
+            }
+            EphemeralEnd::Unreachable => (State::Rejected, Outcome::Unreachable),
+            EphemeralEnd::Untrusted => (State::Rejected, Outcome::Untrusted),
+            EphemeralEnd::LinkLost => (State::Rejected, Outcome::LinkLost),
+            EphemeralEnd::TooLarge(_) => (State::Rejected, Outcome::TooLarge),
+            EphemeralEnd::QueueFull => {
+                let (what, max) = ("ephemeral messages under way to this peer", 4096);
+                return Err(DeliveryError::TooMany { what, max, remedy: "send slower, or send durable messages" });
+            }
+        };
+        Ok(Sent { id, state, outcome, duplicate: false, seq: 0 })
+    }
+
+    async fn ephemeral_end(&self, peer: PeerId, channel: Channel, content: Content, deadline: Instant) -> EphemeralEnd {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let at = self.inner.clock.now().saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        let (reply, end) = oneshot::channel();
+        if !self.inner.ask(&peer, Request::Ephemeral { channel, content, deadline: at, reply }) {
+            return EphemeralEnd::QueueFull;
+        }
+        // The task answers at the deadline by itself; a little later is the
+        // end for a peer that does not answer.
+        match timeout_at(deadline + Duration::from_millis(100), end).await {
+            Ok(Ok(end)) => end,
+            Ok(Err(_)) | Err(_) => EphemeralEnd::LinkLost,
+        }
+    }
+
+    /// Waits until a message has ended, or until the deadline, and tells where
+    /// it is then.
+    pub async fn wait(&self, pending: Pending, deadline: Instant) -> Sent {
+        let Some(outbox) = pending.outbox.clone().filter(|_| !pending.sent.state.is_final()) else {
+            return pending.sent;
+        };
+        let mut watch = outbox.progress.watch();
+        loop {
+            watch.borrow_and_update();
+            if let Some(sent) = self.settled(&pending, &outbox).await {
+                return sent;
+            }
+            if !matches!(timeout_at(deadline, watch.changed()).await, Ok(Ok(()))) {
+                return self.unfinished(&pending).await;
+            }
+        }
+    }
+
+    async fn settled(&self, pending: &Pending, outbox: &Outbox) -> Option<Sent> {
+        match pending.look(outbox.progress.lane(&pending.channel)) {
+            Look::Stored => Some(pending.clone().stored()),
+            Look::Waiting => None,
+            Look::AskStore => self.ask_store(pending).await.filter(|sent| sent.state.is_final()),
+        }
+    }
+
+    async fn ask_store(&self, pending: &Pending) -> Option<Sent> {
+        let record = self.find(&pending.sent.id, Some(pending.peer), Some(pending.channel.clone())).await.ok()?;
+        let (state, outcome) = progress_state(record.progress);
+        Some(Sent { state, outcome, ..pending.sent.clone() })
+    }
+
+    async fn unfinished(&self, pending: &Pending) -> Sent {
+        let mut sent = self.ask_store(pending).await.unwrap_or_else(|| pending.sent.clone());
+        if !sent.state.is_final() {
+            sent.outcome = self.why_waiting(&pending.peer, Some(&pending.channel));
+        }
+        sent
+    }
+
+    /// Why messages to a peer are not getting on.
+    #[must_use]
+    pub fn why_waiting(&self, peer: &PeerId, channel: Option<&str>) -> Outcome {
+        if !self.inner.is_trusted(peer) {
+            return Outcome::NotInBook;
+        }
+        let peers = super::progress::lock(&self.inner.peers);
+        let Some(outbox) = peers.get(peer) else { return Outcome::NotConnected };
+        match outbox.progress.state() {
+            PeerState::Down | PeerState::Greeting => Outcome::NotConnected,
+            PeerState::Refused(_) => Outcome::Untrusted,
+            PeerState::Up => {
+                let refused = match channel {
+                    Some(channel) => outbox.progress.refused(channel),
+                    None => outbox.progress.any_refused(),
+                };
+                refused.map_or(Outcome::Fine, Outcome::RemoteFull)
+            }
+        }
+    }
+
+    /// What is known of a message that was sent from here.
+    ///
+    /// # Errors
+    /// [`DeliveryError::NoMessage`], [`DeliveryError::Ambiguous`], or a failure
+    /// of the store.
+    pub async fn find(
+        &self,
+        id: &str,
+        peer: Option<PeerId>,
+        channel: Option<Channel>,
+    ) -> Result<SentRecord, DeliveryError> {
+        let key = id.to_owned();
+        let found = self.inner.store.write(move |db| db.find_sent(&key, peer.as_ref(), channel.as_deref())).await?;
+        let mut found = found.into_iter();
+        match (found.next(), found.next()) {
+            (Some(record), None) => Ok(self.overlay(record)),
+            (Some(_), Some(_)) => Err(DeliveryError::Ambiguous { id: id.to_owned() }),
+            (None, _) => Err(DeliveryError::NoMessage { id: id.to_owned() }),
+        }
+    }
+
+    /// What the peer acknowledged and the store has not written yet.
+    fn overlay(&self, mut record: SentRecord) -> SentRecord {
+        let peers = super::progress::lock(&self.inner.peers);
+        if let Some(outbox) = peers.get(&record.peer)
+            && matches!(record.progress, Progress::Queued | Progress::Sent)
+        {
+            let lane = outbox.progress.lane(&record.channel);
+            if lane.epoch == record.epoch && lane.acked >= record.seq {
+                record.progress = Progress::Done(Final::Stored);
+                record.expires_at = None;
+            }
+        }
+        record
+    }
+
+    /// A page of messages that are not finished.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn list(
+        &self,
+        peer: Option<PeerId>,
+        channel: Option<Channel>,
+        start: PageStart,
+        size: usize,
+    ) -> Result<(Vec<SentRecord>, Option<PageStart>), DeliveryError> {
+        let (records, next) =
+            self.inner.store.write(move |db| db.list_outbox(peer.as_ref(), channel.as_deref(), start, size)).await?;
+        let waiting = records.into_iter().map(|record| self.overlay(record));
+        Ok((waiting.filter(|record| !matches!(record.progress, Progress::Done(_))).collect(), next))
+    }
+
+    /// Takes a message back; waits until `deadline` for the peer to say
+    /// whether it has it.
+    ///
+    /// # Errors
+    /// As [`Delivery::find`].
+    pub async fn cancel(
+        &self,
+        id: &str,
+        peer: Option<PeerId>,
+        channel: Option<Channel>,
+        deadline: Instant,
+    ) -> Result<SentRecord, DeliveryError> {
+        let record = self.find(id, peer, channel).await?;
+        let outbox = self.inner.outbox(&record.peer);
+        let mut watch = outbox.progress.watch();
+        let asked = record.clone();
+        let (after, buried) = self.inner.store.write(move |db| db.cancel(&asked)).await?;
+        if let Some(buried) = buried {
+            self.tell_buried(buried);
+        }
+        let mut record = after.map_or(record, |after| self.overlay(after));
+        while matches!(record.progress, Progress::Pending(_)) && outbox.is_up() {
+            if !matches!(timeout_at(deadline, watch.changed()).await, Ok(Ok(()))) {
+                break;
+            }
+            record = self.find(&record.id, Some(record.peer), Some(record.channel.clone())).await?;
+        }
+        Ok(record)
+    }
+
+    /// Connects to a peer of the book in the background, because it was just
+    /// added.
+    pub fn connect_soon(&self, peer: PeerId) {
+        let node = self.inner.node.clone();
+        self.inner.tasks.spawn(async move {
+            if let Err(error) = node.connect(DialTarget::Peer(peer), crate::node::DIAL_DEADLINE).await {
+                tracing::debug!(%peer, %error, "a peer that was just added is not reached yet");
+            }
+        });
+    }
+}
+
+fn new_message(spec: SendSpec) -> NewMessage {
+    let digest = if spec.content.id.is_empty() { Vec::new() } else { digest(&spec) };
+    let SendSpec { peer, channel, mut content, ttl_ms, .. } = spec;
+    if content.id.is_empty() {
+        content.id = uuid::Uuid::now_v7().to_string();
+    }
+    NewMessage { peer, channel, content, ttl_ms, digest }
+}
+
+/// What is known of a lane before a message is put into it.
+struct LaneBefore {
+    /// None for messages to oneself.
+    outbox: Option<Arc<Outbox>>,
+    disturbed: u64,
+}
+
+fn answer(taken: Taken, LaneBefore { outbox, disturbed }: LaneBefore) -> Result<Pending, DeliveryError> {
+    let sent = |id, state, outcome, duplicate, seq| Sent { id, state, outcome, duplicate, seq };
+    match taken {
+        Taken::Out { queued, peer, channel, id } => {
+            let sent = sent(id, State::Queued, Outcome::Fine, false, queued.row.seq);
+            Ok(Pending { sent, peer, channel, epoch: queued.epoch, disturbed, outbox })
+        }
+        Taken::Own { sent, channel, .. } => {
+            // It has ended: nobody looks at the rest.
+            Ok(Pending { sent, peer: PeerId::random(), channel, epoch: 0, disturbed, outbox: None })
+        }
+        Taken::Duplicate(record) => {
+            let (state, outcome) = progress_state(record.progress);
+            let SentRecord { id, peer, channel, epoch, seq, .. } = record;
+            // Its lane may have been disturbed at any time before.
+            Ok(Pending { sent: sent(id, state, outcome, true, seq), peer, channel, epoch, disturbed: u64::MAX, outbox })
+        }
+        Taken::OwnFull => Err(DeliveryError::InboxFull),
+        Taken::Conflict { id } => Err(DeliveryError::Conflict { id }),
+        Taken::Full(limit) => Err(DeliveryError::Full(limit)),
+    }
+}
+
+impl Pending {
+    fn stored(self) -> Sent {
+        Sent { state: State::Stored, outcome: Outcome::Fine, ..self.sent }
+    }
+
+    /// Where its lane is, as far as that can be told without the store.
+    fn look(&self, lane: LaneProgress) -> Look {
+        if lane.disturbed != self.disturbed {
+            Look::AskStore
+        } else if lane.epoch == self.epoch && lane.acked >= self.sent.seq {
+            Look::Stored
+        } else {
+            Look::Waiting
+        }
+    }
+}
+
+/// Messages of one stream whose ends are waited for, each under a number of
+/// its caller's.
+#[derive(Debug, Default)]
+pub struct Receipts {
+    lanes: HashMap<(PeerId, Channel), VecDeque<(u64, Pending)>>,
+    /// One per peer: grows when something has moved.
+    watches: HashMap<PeerId, (Arc<Outbox>, watch::Receiver<u64>)>,
+    count: usize,
+}
+
+impl Receipts {
+    /// How many are waited for.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// None is waited for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Adds one; gives it back if it has ended already.
+    pub fn push(&mut self, number: u64, pending: Pending) -> Option<Sent> {
+        let Some(outbox) = pending.outbox.clone().filter(|_| !pending.sent.state.is_final()) else {
+            return Some(pending.sent);
+        };
+        let (peer, channel) = (pending.peer, pending.channel.clone());
+        self.watches.entry(peer).or_insert_with(|| {
+            let mut watch = outbox.progress.watch();
+            // What happened before now must be looked at.
+            watch.mark_changed();
+            (outbox, watch)
+        });
+        self.lanes.entry((peer, channel)).or_default().push_back((number, pending));
+        self.count += 1;
+        None
+    }
+
+    /// Waits for the next ends and takes them out. Never resolves while none
+    /// is waited for.
+    pub async fn next(&mut self, delivery: &Delivery) -> Vec<(u64, Sent)> {
+        loop {
+            let peer = self.moved().await;
+            let ended = self.take_ended(delivery, &peer).await;
+            if !ended.is_empty() {
+                self.count -= ended.len();
+                return ended;
+            }
+        }
+    }
+
+    /// A peer whose messages are to be looked at.
+    async fn moved(&mut self) -> PeerId {
+        if self.count == 0 {
+            return std::future::pending().await;
+        }
+        let changes = self.watches.iter_mut().map(|(peer, (_, watch))| {
+            Box::pin(async move {
+                // The sender lives in the outbox beside it.
+                drop(watch.changed().await);
+                *peer
+            })
+        });
+        futures::future::select_all(changes).await.0
+    }
+
+    async fn take_ended(&mut self, delivery: &Delivery, peer: &PeerId) -> Vec<(u64, Sent)> {
+        let mut ended = Vec::new();
+        let Some((outbox, _)) = self.watches.get(peer) else { return ended };
+        let outbox = outbox.clone();
+        for ((_, channel), queue) in self.lanes.iter_mut().filter(|((of, _), _)| of == peer) {
+            let lane = outbox.progress.lane(channel);
+            // In order: behind one that waits, all wait, unless disturbed.
+            while let Some((_, first)) = queue.front()
+                && matches!(first.look(lane), Look::Stored)
+            {
+                let Some((number, pending)) = queue.pop_front() else { break };
+                ended.push((number, pending.stored()));
+            }
+            if queue.iter().any(|(_, pending)| matches!(pending.look(lane), Look::AskStore)) {
+                ended.extend(ask_all(delivery, queue, &outbox).await);
+            }
+        }
+        self.lanes.retain(|_, queue| !queue.is_empty());
+        ended
+    }
+}
+
+/// Asks the store about each message of a disturbed lane.
+async fn ask_all(delivery: &Delivery, queue: &mut VecDeque<(u64, Pending)>, outbox: &Outbox) -> Vec<(u64, Sent)> {
+    let mut ended = Vec::new();
+    for (number, mut pending) in std::mem::take(queue) {
+        let disturbed = outbox.progress.lane(&pending.channel).disturbed;
+        let (peer, channel) = (pending.peer, pending.channel.clone());
+        if let Ok(record) = delivery.find(&pending.sent.id, Some(peer), Some(channel)).await {
+            let (state, outcome) = progress_state(record.progress);
+            if state.is_final() {
+                ended.push((number, Sent { state, outcome, ..pending.sent }));
+                continue;
+            }
+            // Only a further change is a reason to ask again, unless what the
+            // peer has to tell is open.
+            (pending.epoch, pending.sent.seq) = (record.epoch, record.seq);
+            pending.disturbed = match record.progress {
+                Progress::Pending(_) => u64::MAX,
+                _ => disturbed,
+            };
+        }
+        queue.push_back((number, pending));
+    }
+    ended
+}

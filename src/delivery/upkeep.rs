@@ -1,0 +1,119 @@
+//! What time demands: messages expire, old ids are forgotten, the clock is
+//! marked, the file shrinks.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::{Delivery, outbound::Request};
+use crate::{
+    clock::ClockMark,
+    store::{Buried, Db, StoreError},
+};
+
+/// Longest that the expiry of a message is not looked at.
+const EXPIRY_CHECK: Duration = Duration::from_secs(60);
+/// Between two rounds of tidying up.
+const TIDY: Duration = Duration::from_secs(60);
+/// Ids looked at in one operation: a few milliseconds of the store's time.
+const TIDY_LINES: usize = 2_000;
+/// Operations in one round.
+const TIDY_STEPS: usize = 50;
+/// Pages given back in one round.
+const SHRINK_PAGES: u32 = 256;
+
+/// Name of the clock's mark in the store.
+pub(crate) const CLOCK_MARK: &str = "clock";
+
+impl Delivery {
+    pub(super) async fn keep_up(self) {
+        let mut tidy = interval(TIDY);
+        tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut sent_at, mut seen_at) = (String::new(), String::new());
+        loop {
+            let inner = &self.inner;
+            let wait = inner.next_expiry.load(Ordering::Acquire).saturating_sub(inner.clock.now());
+            let wake = Instant::now() + Duration::from_millis(wait).min(EXPIRY_CHECK);
+            let done = tokio::select! {
+                biased;
+                () = inner.stop.cancelled() => return,
+                () = inner.expiry_moved.notified() => Ok(()),
+                () = tokio::time::sleep_until(wake) => self.expire().await,
+                _ = tidy.tick() => self.tidy(&mut sent_at, &mut seen_at).await,
+            };
+            if let Err(error) = done {
+                tracing::warn!(%error, "upkeep of the store failed; it is tried again");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+
+    async fn expire(&self) -> Result<(), StoreError> {
+        let now = self.inner.clock.now();
+        // Whatever is put in meanwhile moves it down again.
+        self.inner.next_expiry.store(u64::MAX, Ordering::Release);
+        let expired = self.inner.store.write(move |db| Ok((db.expire(now)?, db.next_expiry()?))).await;
+        let (buried, next) = expired.inspect_err(|_| self.inner.next_expiry.store(0, Ordering::Release))?;
+        self.inner.next_expiry.fetch_min(next.unwrap_or(u64::MAX), Ordering::AcqRel);
+        if !buried.is_empty() {
+            tracing::info!(count = buried.len(), "messages expired before they could be delivered");
+        }
+        for row in buried {
+            self.tell_buried(row);
+        }
+        Ok(())
+    }
+
+    /// Tells a peer's task of a row that became a tombstone.
+    pub(super) fn tell_buried(&self, buried: Buried) {
+        let Buried { peer, channel, epoch, seq, id } = buried;
+        self.inner.outbox(&peer).progress.disturb(&channel);
+        if !self.inner.ask(&peer, Request::Buried { channel, epoch, seq, id }) {
+            tracing::debug!(%peer, "a tombstone was not told; the store knows it");
+        }
+    }
+
+    async fn tidy(&self, sent_at: &mut String, seen_at: &mut String) -> Result<(), StoreError> {
+        let store = &self.inner.store;
+        let now = self.inner.clock.now();
+        let mark = self.inner.clock.mark();
+        store.write(move |db| write_mark(db, &mark)).await?;
+        for _ in 0..TIDY_STEPS {
+            let after = sent_at.clone();
+            *sent_at = store.write(move |db| db.forget_sent(&after, TIDY_LINES, now)).await?.unwrap_or_default();
+            let after = seen_at.clone();
+            *seen_at = store.write(move |db| db.forget_seen(&after, TIDY_LINES, now)).await?.unwrap_or_default();
+            if sent_at.is_empty() && seen_at.is_empty() {
+                break;
+            }
+        }
+        store.write(|db| db.shrink(SHRINK_PAGES)).await
+    }
+}
+
+/// Writes the clock's mark.
+pub(crate) fn write_mark(db: &Db, mark: &ClockMark) -> Result<(), StoreError> {
+    let text = serde_json::json!({
+        "store_ms": mark.store_ms,
+        "wall_ms": mark.wall_ms,
+        "boot_ms": mark.boot_ms,
+        "boot_id": mark.boot_id,
+    });
+    db.set_mark(CLOCK_MARK, &text.to_string())
+}
+
+/// Reads the clock's mark; `None` if there is none that can be read.
+pub(crate) fn read_mark(db: &Db) -> Result<Option<ClockMark>, StoreError> {
+    let Some(text) = db.mark(CLOCK_MARK)? else { return Ok(None) };
+    let Ok(value) = serde_json::from_str::<serde_json::Value>(&text) else { return Ok(None) };
+    let number = |key: &str| value.get(key)?.as_u64();
+    let mark = || {
+        Some(ClockMark {
+            store_ms: number("store_ms")?,
+            wall_ms: value.get("wall_ms")?.as_i64()?,
+            boot_ms: number("boot_ms")?,
+            boot_id: value.get("boot_id")?.as_str()?.to_owned(),
+        })
+    };
+    Ok(mark())
+}
