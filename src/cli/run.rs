@@ -59,7 +59,7 @@ pub(super) fn run(args: RunArgs, global: Global) -> Result<(), Failure> {
     if let Some(parent) = args.exit_with_parent {
         tie_to_parent(parent)?;
     }
-    daemon::run(args.into_flags(&global)).map_err(|error| {
+    daemon::run(&args.into_flags(&global)).map_err(|error| {
         let text = error.to_string();
         if error.is_settings() { Failure::Usage(text) } else { Failure::Failed(text) }
     })

@@ -34,11 +34,12 @@ use libp2p::PeerId;
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use self::upkeep::{read_mark, write_mark};
 pub use self::{
     book::BookEntry,
     error::DeliveryError,
     listen::{Delivered, ListenSpec, Listener},
-    send::{Outcome, Pending, Receipts, SendSpec, Sent, State},
+    send::{Ephemeral, Outcome, Pending, Receipts, SendSpec, Sent, State},
 };
 use crate::{
     clock::StoreClock,
@@ -166,6 +167,18 @@ impl Delivery {
     /// Notes that the store is, or is no more, in a bad state.
     pub fn set_degraded(&self, problem: Option<String>) {
         self.inner.degraded.send_replace(problem);
+    }
+
+    /// Store time, in milliseconds.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.inner.clock.now()
+    }
+
+    /// The clock at this moment, to be kept in the store.
+    #[must_use]
+    pub fn clock_mark(&self) -> crate::clock::ClockMark {
+        self.inner.clock.mark()
     }
 
     /// Number of peers with a working link both ways.

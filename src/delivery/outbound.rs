@@ -135,6 +135,13 @@ impl Inner {
         self.with_outbox(peer, |outbox| outbox.mailbox.try_send(request).is_ok())
     }
 
+    /// Asks a peer's task once it can take more. Whoever waits for the answer
+    /// is told if the task ends instead: its half of the channel is dropped.
+    pub(super) async fn ask_in_turn(self: &Arc<Self>, peer: &PeerId, request: Request) {
+        let mailbox = self.with_outbox(peer, |outbox| outbox.mailbox.clone());
+        drop(mailbox.send(request).await);
+    }
+
     /// The outside of a peer's task, which is started if it does not run.
     pub(super) fn outbox(self: &Arc<Self>, peer: &PeerId) -> Arc<Outbox> {
         self.with_outbox(peer, Arc::clone)

@@ -14,6 +14,7 @@ use tokio::{
 
 use super::{
     Delivery, DeliveryError, Inner,
+    hub::EphemeralArrival,
     outbound::{Outbox, Request},
     progress::LaneProgress,
 };
@@ -276,59 +277,31 @@ impl Delivery {
         LaneBefore { outbox, disturbed }
     }
 
-    /// Sends a message that no store keeps; waits for its end until `deadline`.
+    /// Hands over a message that no store keeps. Messages to one peer go in the
+    /// order of these calls.
     ///
     /// # Errors
     /// The peer is not in the book, or blocked.
-    pub async fn send_ephemeral(&self, spec: SendSpec, deadline: Instant) -> Result<Sent, DeliveryError> {
+    pub async fn send_ephemeral(&self, spec: SendSpec, deadline: Instant) -> Result<Ephemeral, DeliveryError> {
         self.inner.may_send(&spec.peer)?;
         let SendSpec { peer, channel, mut content, .. } = spec;
         if content.id.is_empty() {
             content.id = uuid::Uuid::now_v7().to_string();
         }
         let id = content.id.clone();
-        let end = if peer == self.inner.local {
-            let arrival = super::hub::EphemeralArrival {
-                peer,
-                route: Route::Lan,
-                received_at: clock::wall_ms(),
-                content: Arc::new(content),
-            };
-            EphemeralEnd::Answered(self.inner.hub.hand_over(&channel, &arrival))
-        } else {
-            self.ephemeral_end(peer, channel, content, deadline).await
-        };
-        let (state, outcome) = match end {
-            EphemeralEnd::Answered(EphemeralOutcome::Handed) => (State::Stored, Outcome::Fine),
-            EphemeralEnd::Answered(EphemeralOutcome::NoConsumer) => (State::Rejected, Outcome::NoConsumer),
-            EphemeralEnd::Answered(EphemeralOutcome::Busy | EphemeralOutcome::Other) => {
-                (State::Rejected, Outcome::ConsumerBusy)
-            }
-            EphemeralEnd::Unreachable => (State::Rejected, Outcome::Unreachable),
-            EphemeralEnd::Untrusted => (State::Rejected, Outcome::Untrusted),
-            EphemeralEnd::LinkLost => (State::Rejected, Outcome::LinkLost),
-            EphemeralEnd::TooLarge(_) => (State::Rejected, Outcome::TooLarge),
-            EphemeralEnd::QueueFull => {
-                let (what, max) = ("ephemeral messages under way to this peer", 4096);
-                return Err(DeliveryError::TooMany { what, max, remedy: "send slower, or send durable messages" });
-            }
-        };
-        Ok(Sent { id, state, outcome, duplicate: false, seq: 0 })
-    }
-
-    async fn ephemeral_end(&self, peer: PeerId, channel: Channel, content: Content, deadline: Instant) -> EphemeralEnd {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let at = self.inner.clock.now().saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
         let (reply, end) = oneshot::channel();
-        if !self.inner.ask(&peer, Request::Ephemeral { channel, content, deadline: at, reply }) {
-            return EphemeralEnd::QueueFull;
+        if peer == self.inner.local {
+            let (route, received_at) = (Route::Lan, clock::wall_ms());
+            let arrival = EphemeralArrival { peer, route, received_at, content: Arc::new(content) };
+            let outcome = self.inner.hub.hand_over(&channel, &arrival);
+            // The receiving half is just below.
+            let _ = reply.send(EphemeralEnd::Answered(outcome));
+        } else {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let at = self.inner.clock.now().saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+            self.inner.ask_in_turn(&peer, Request::Ephemeral { channel, content, deadline: at, reply }).await;
         }
-        // The task answers at the deadline by itself; a little later is the
-        // end for a peer that does not answer.
-        match timeout_at(deadline + Duration::from_millis(100), end).await {
-            Ok(Ok(end)) => end,
-            Ok(Err(_)) | Err(_) => EphemeralEnd::LinkLost,
-        }
+        Ok(Ephemeral { id, end, deadline })
     }
 
     /// Waits until a message has ended, or until the deadline, and tells where
@@ -494,6 +467,46 @@ fn new_message(spec: SendSpec) -> NewMessage {
         content.id = uuid::Uuid::now_v7().to_string();
     }
     NewMessage { peer, channel, content, ttl_ms, digest }
+}
+
+/// An ephemeral message under way.
+#[derive(Debug)]
+pub struct Ephemeral {
+    id: String,
+    end: oneshot::Receiver<EphemeralEnd>,
+    deadline: Instant,
+}
+
+impl Ephemeral {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// Too many are under way to this peer.
+    pub async fn end(self) -> Result<Sent, DeliveryError> {
+        /// The peer's task answers at the deadline by itself; a little later
+        /// is the end for a peer that does not answer.
+        const GRACE: Duration = Duration::from_millis(100);
+        let end = match timeout_at(self.deadline + GRACE, self.end).await {
+            Ok(Ok(end)) => end,
+            Ok(Err(_)) | Err(_) => EphemeralEnd::LinkLost,
+        };
+        let (state, outcome) = match end {
+            EphemeralEnd::Answered(EphemeralOutcome::Handed) => (State::Stored, Outcome::Fine),
+            EphemeralEnd::Answered(EphemeralOutcome::NoConsumer) => (State::Rejected, Outcome::NoConsumer),
+            EphemeralEnd::Answered(EphemeralOutcome::Busy | EphemeralOutcome::Other) => {
+                (State::Rejected, Outcome::ConsumerBusy)
+            }
+            EphemeralEnd::Unreachable => (State::Rejected, Outcome::Unreachable),
+            EphemeralEnd::Untrusted => (State::Rejected, Outcome::Untrusted),
+            EphemeralEnd::LinkLost => (State::Rejected, Outcome::LinkLost),
+            EphemeralEnd::TooLarge(_) => (State::Rejected, Outcome::TooLarge),
+            EphemeralEnd::QueueFull => {
+                let (what, max) = ("ephemeral messages under way to this peer", crate::protocol::MAX_EPHEMERAL as u64);
+                return Err(DeliveryError::TooMany { what, max, remedy: "send slower, or send durable messages" });
+            }
+        };
+        Ok(Sent { id: self.id, state, outcome, duplicate: false, seq: 0 })
+    }
 }
 
 /// What is known of a lane before a message is put into it.

@@ -7,7 +7,7 @@ use super::Millis;
 use crate::types::{Channel, Content};
 
 /// Messages that wait for a link or an answer, per peer.
-pub(super) const MAX_EPHEMERAL: usize = 4096;
+pub const MAX_EPHEMERAL: usize = 4096;
 
 /// Their bytes.
 pub(super) const MAX_EPHEMERAL_BYTES: u64 = 16 * 1024 * 1024;

@@ -20,6 +20,7 @@ mod lane;
 mod receiver;
 mod sender;
 
+pub use ephemeral::MAX_EPHEMERAL;
 pub use lane::{MAX_OPEN_LANES, OutRow, RowBody};
 pub use receiver::{Accepted, BatchLane, Inbound, InboundKind, Receiver, ReceiverEffect, ReceiverInput};
 pub use sender::{EphemeralEnd, LaneInfo, PeerState, Prepared, Sender, SenderEffect, SenderInput};

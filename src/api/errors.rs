@@ -1,0 +1,127 @@
+//! The one place where errors become gRPC statuses.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::{delivery::DeliveryError, node::NodeError, store::Changed};
+
+/// Names the source of error details.
+const DOMAIN: &str = "p2p-node";
+
+/// INVALID_ARGUMENT about one field.
+pub(super) fn bad_field(field: &str, text: String) -> Status {
+    let mut details = ErrorDetails::new();
+    details.add_bad_request_violation(field, text.clone());
+    Status::with_error_details(Code::InvalidArgument, text, details)
+}
+
+/// A status with a reason and facts.
+fn with_info(code: Code, text: String, reason: &str, facts: &[(&str, String)]) -> Status {
+    let facts: HashMap<String, String> = facts.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, facts);
+    Status::with_error_details(code, text, details)
+}
+
+/// RESOURCE_EXHAUSTED by a limit of this node.
+pub(super) fn limit(text: String, limit: &str, used: Option<u64>, max: u64) -> Status {
+    let mut facts = HashMap::from([
+        ("limit".to_owned(), limit.to_owned()),
+        ("owner".to_owned(), "LOCAL".to_owned()),
+        ("max".to_owned(), max.to_string()),
+    ]);
+    if let Some(used) = used {
+        facts.insert("used".to_owned(), used.to_string());
+    }
+    let mut details = ErrorDetails::with_error_info("LIMIT", DOMAIN, facts);
+    details.add_quota_failure_violation(limit, text.clone());
+    Status::with_error_details(Code::ResourceExhausted, text, details)
+}
+
+/// NOT_FOUND about a peer.
+pub(super) fn unknown_peer(name: &str) -> Status {
+    let text = format!(
+        "peer {} is neither a peer id nor an alias of the address book; see `p2p-node peer ls`",
+        super::convert::shown(name)
+    );
+    with_info(Code::NotFound, text, "PEER_UNKNOWN", &[])
+}
+
+/// UNAVAILABLE because the daemon stops.
+pub(super) fn shutting_down() -> Status {
+    with_info(Code::Unavailable, DeliveryError::Closed.to_string(), "SHUTTING_DOWN", &[])
+}
+
+/// What stands in the way of a change to the address book.
+pub(super) fn book(change: &Changed, alias: &str) -> Status {
+    match change {
+        Changed::AliasTaken(holder) => {
+            let text = format!("alias {alias:?} belongs to peer {holder}; choose another, or remove that peer first");
+            with_info(Code::AlreadyExists, text, "ALIAS_TAKEN", &[("peer", holder.to_string())])
+        }
+        Changed::Full { limit: what, max } => {
+            limit(format!("{what}: at most {max}; remove some first"), what, None, *max)
+        }
+        Changed::Done { .. } => Status::internal("the address book did not keep the change"),
+    }
+}
+
+impl From<DeliveryError> for Status {
+    fn from(error: DeliveryError) -> Self {
+        let text = error.to_string();
+        match error {
+            DeliveryError::Conflict { .. } => with_info(Code::AlreadyExists, text, "ID_REUSED", &[]),
+            DeliveryError::Full(full) => limit(text, full.limit, Some(full.used), full.max),
+            DeliveryError::InboxFull => with_info(
+                Code::ResourceExhausted,
+                text,
+                "LIMIT",
+                &[("limit", "inbox".into()), ("owner", "LOCAL".into())],
+            ),
+            DeliveryError::NoMessage { .. } => with_info(Code::NotFound, text, "MESSAGE_UNKNOWN", &[]),
+            DeliveryError::Ambiguous { .. } => with_info(Code::FailedPrecondition, text, "ID_AMBIGUOUS", &[]),
+            DeliveryError::Held { pid, .. } => with_info(Code::AlreadyExists, text, "CONSUMER_IN_USE", &[("pid", pid)]),
+            DeliveryError::NoConsumer { .. } => with_info(Code::NotFound, text, "CONSUMER_UNKNOWN", &[]),
+            DeliveryError::BeyondLast { .. } => bad_field("cursor", text),
+            DeliveryError::TooMany { what, max, .. } => limit(text, what, None, max),
+            DeliveryError::Damaged { cursor, .. } => {
+                with_info(Code::DataLoss, text, "MESSAGE_DAMAGED", &[("cursor", cursor.to_string())])
+            }
+            DeliveryError::NotInBook(peer) => {
+                with_info(Code::NotFound, text, "PEER_NOT_IN_BOOK", &[("peer", peer.to_string())])
+            }
+            DeliveryError::Blocked(peer) => {
+                with_info(Code::FailedPrecondition, text, "PEER_BLOCKED", &[("peer", peer.to_string())])
+            }
+            DeliveryError::Closed => shutting_down(),
+            DeliveryError::Store(store) if store.is_full() => {
+                let text = format!("the disk is full: {store}; free space, nothing was lost");
+                with_info(
+                    Code::ResourceExhausted,
+                    text,
+                    "DISK_FULL",
+                    &[("limit", "disk".into()), ("owner", "LOCAL".into())],
+                )
+            }
+            DeliveryError::Store(store) if store.is_damage() => with_info(Code::DataLoss, text, "STORE_DAMAGED", &[]),
+            DeliveryError::Store(_) => with_info(Code::Internal, text, "STORE", &[]),
+        }
+    }
+}
+
+impl From<NodeError> for Status {
+    fn from(error: NodeError) -> Self {
+        let text = error.to_string();
+        match error {
+            NodeError::Myself(_) => with_info(Code::InvalidArgument, text, "OWN_PEER", &[]),
+            NodeError::Blocked(_) => with_info(Code::FailedPrecondition, text, "PEER_BLOCKED", &[]),
+            NodeError::NoAddress(_) => with_info(Code::FailedPrecondition, text, "NO_ADDRESS", &[]),
+            NodeError::Unreachable { .. } => with_info(Code::Unavailable, text, "UNREACHABLE", &[]),
+            NodeError::Limit(_) => with_info(Code::ResourceExhausted, text, "LIMIT", &[("owner", "LOCAL".into())]),
+            NodeError::NoPong(..) => with_info(Code::Unavailable, text, "NO_PONG", &[]),
+            NodeError::Timeout(_) => with_info(Code::DeadlineExceeded, text, "TIMEOUT", &[]),
+            NodeError::Closed => shutting_down(),
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! ListPeers, Connect, Disconnect, Ping, AddPeer, RemovePeer, Block.
+
+use std::collections::BTreeMap;
+
+use libp2p::PeerId;
+use tonic::{Request, Status};
+
+use super::{
+    Api,
+    convert::{self, address, alias, with_peer},
+    errors::{self, bad_field},
+    time_left,
+};
+use crate::{
+    node::{DIAL_DEADLINE, DialTarget, PeerView},
+    proto,
+    store::{BookChange, BookPeer, Fill, Trust},
+};
+
+/// Addresses of one AddPeer.
+const MAX_ADDRESSES: usize = 16;
+
+/// What is known of a peer, from all sides.
+#[derive(Default)]
+struct Known {
+    book: Option<BookPeer>,
+    view: Option<PeerView>,
+    queued: Fill,
+}
+
+impl Api {
+    pub(super) async fn peers(&self, request: proto::ListPeersRequest) -> Result<proto::ListPeersResponse, Status> {
+        let mut known: BTreeMap<PeerId, Known> = BTreeMap::new();
+        for peer in self.delivery.book().await? {
+            let id = peer.peer;
+            known.entry(id).or_default().book = Some(peer);
+        }
+        for view in self.delivery.node().view().await?.peers {
+            let id = view.peer;
+            known.entry(id).or_default().view = Some(view);
+        }
+        let waiting = self
+            .delivery
+            .store()
+            .write(|db| db.outbox_by_peer())
+            .await
+            .map_err(crate::delivery::DeliveryError::from)?;
+        for (peer, fill, _) in waiting {
+            // A peer that is in no list still has messages waiting.
+            if fill.messages > 0 || known.contains_key(&peer) {
+                known.entry(peer).or_default().queued = fill;
+            }
+        }
+        known.remove(&self.delivery.node().local_peer_id());
+        let mut peers: Vec<proto::Peer> = known.into_iter().map(|(id, known)| self.row(id, &known)).collect();
+        peers.retain(|peer| peer.online || !request.online);
+        // Those with a name first, then the book, then strangers.
+        peers.sort_by_key(|peer| (peer.alias.is_empty(), peer.alias.clone(), !peer.in_book, peer.peer_id.clone()));
+        Ok(proto::ListPeersResponse { peers })
+    }
+
+    fn row(&self, id: PeerId, known: &Known) -> proto::Peer {
+        let (book, view) = (known.book.as_ref(), known.view.as_ref());
+        let best = view.and_then(|view| view.best.as_ref());
+        let counters = self.delivery.counters(&id);
+        let waiting = known.queued.messages > 0;
+        let reason =
+            if waiting { convert::reason(self.delivery.why_waiting(&id, None)).0 } else { proto::Reason::Unspecified };
+        proto::Peer {
+            peer_id: id.to_string(),
+            alias: book.and_then(|book| book.alias.clone()).unwrap_or_default(),
+            trust: convert::trust(book.map(|book| book.trust)).into(),
+            pinned: book.is_some_and(|book| book.pinned),
+            in_book: book.is_some(),
+            online: best.is_some(),
+            route: convert::route(best.map(|(route, _)| *route)).into(),
+            rtt_ms: view.and_then(|view| view.rtt).map_or(0.0, |rtt| rtt.as_secs_f64() * 1000.0),
+            last_seen: book.map_or(0, |book| book.last_seen),
+            addresses: addresses(id, book, view),
+            on_lan: view.is_some_and(|view| !view.lan.is_empty()),
+            agent: view.map_or_else(String::new, |view| view.agent.clone()),
+            connections: view.map_or(0, |view| view.connections),
+            queued: known.queued.messages,
+            queued_bytes: known.queued.bytes,
+            sent: counters.sent,
+            received: counters.received,
+            reason: reason.into(),
+        }
+    }
+
+    async fn peer_row(&self, id: PeerId) -> Result<proto::Peer, Status> {
+        let book = self.delivery.book_peer(id).await?;
+        let view = self.delivery.node().view_peer(id).await?;
+        let waiting = self
+            .delivery
+            .store()
+            .write(|db| db.outbox_by_peer())
+            .await
+            .map_err(crate::delivery::DeliveryError::from)?;
+        let queued = waiting.into_iter().find(|(peer, ..)| *peer == id).map_or(Fill::default(), |(_, fill, _)| fill);
+        Ok(self.row(id, &Known { book, view, queued }))
+    }
+
+    pub(super) async fn connect_to(
+        &self,
+        request: Request<proto::ConnectRequest>,
+    ) -> Result<proto::ConnectResponse, Status> {
+        self.check_open()?;
+        let left = time_left(&request, DIAL_DEADLINE);
+        let target = match request.into_inner().target {
+            Some(proto::connect_request::Target::Peer(name)) => DialTarget::Peer(self.peer(&name).await?),
+            Some(proto::connect_request::Target::Address(text)) => match address("address", &text)? {
+                (address, Some(peer)) => DialTarget::Address(peer, address),
+                (_, None) => {
+                    let text =
+                        format!("address {} does not end in /p2p/PEER_ID; append the peer's id", convert::shown(&text));
+                    return Err(bad_field("address", text));
+                }
+            },
+            None => return Err(bad_field("target", "target is missing; give peer or address".to_owned())),
+        };
+        let connected = self.delivery.node().connect(target, left).await?;
+        Ok(proto::ConnectResponse {
+            peer_id: connected.peer.to_string(),
+            route: convert::route(Some(connected.route)).into(),
+            address: with_peer(&connected.address, connected.peer),
+            already_connected: connected.already,
+        })
+    }
+
+    pub(super) async fn disconnect_from(
+        &self,
+        request: proto::DisconnectRequest,
+    ) -> Result<proto::DisconnectResponse, Status> {
+        let peer = self.peer(&request.peer).await?;
+        let connections = self.delivery.node().disconnect(peer).await?;
+        Ok(proto::DisconnectResponse { connections })
+    }
+
+    pub(super) async fn ping_peer(&self, request: Request<proto::PingRequest>) -> Result<proto::PingResponse, Status> {
+        self.check_open()?;
+        let left = time_left(&request, DIAL_DEADLINE);
+        let peer = self.peer(&request.get_ref().peer).await?;
+        let pong = self.delivery.node().ping(peer, left).await?;
+        Ok(proto::PingResponse {
+            peer_id: peer.to_string(),
+            rtt_ms: pong.rtt.as_secs_f64() * 1000.0,
+            route: convert::route(Some(pong.connected.route)).into(),
+            address: with_peer(&pong.connected.address, peer),
+        })
+    }
+
+    pub(super) async fn add(&self, request: proto::AddPeerRequest) -> Result<proto::AddPeerResponse, Status> {
+        self.check_open()?;
+        let peer = self.peer(&request.peer).await?;
+        if peer == self.delivery.node().local_peer_id() {
+            let text = format!("peer {peer} is this node itself; messages to it work without an entry");
+            return Err(bad_field("peer", text));
+        }
+        let trust = match proto::Trust::try_from(request.trust) {
+            Ok(proto::Trust::Unspecified | proto::Trust::Trusted) => Trust::Trusted,
+            Ok(proto::Trust::Known) => Trust::Known,
+            Ok(proto::Trust::Blocked) | Err(_) => {
+                let text = format!("trust is {}; use TRUST_TRUSTED or TRUST_KNOWN, or call Block", request.trust);
+                return Err(bad_field("trust", text));
+            }
+        };
+        if request.addresses.len() > MAX_ADDRESSES {
+            let text = format!("addresses has {} entries; the limit is {MAX_ADDRESSES}", request.addresses.len());
+            return Err(bad_field("addresses", text));
+        }
+        let mut addresses = Vec::new();
+        for text in &request.addresses {
+            match address("addresses", text)? {
+                (_, Some(other)) if other != peer => {
+                    let text = format!("addresses {} is of peer {other}, not of {peer}", convert::shown(text));
+                    return Err(bad_field("addresses", text));
+                }
+                (address, _) => addresses.push(address),
+            }
+        }
+        let name = alias(&request.alias)?;
+        let change = BookChange { peer, alias: name, trust, pinned: request.pinned, addresses };
+        match self.delivery.put_peer(change).await? {
+            Ok(entry) => {
+                tracing::info!(%peer, alias = entry.peer.alias, trusted = trust == Trust::Trusted, "peer put into the address book");
+                if trust == Trust::Trusted {
+                    self.delivery.connect_soon(peer);
+                }
+                Ok(proto::AddPeerResponse { peer: Some(self.peer_row(peer).await?), created: entry.created })
+            }
+            Err(obstacle) => Err(errors::book(&obstacle, &request.alias)),
+        }
+    }
+
+    pub(super) async fn remove(&self, request: proto::RemovePeerRequest) -> Result<proto::RemovePeerResponse, Status> {
+        let peer = self.peer(&request.peer).await?;
+        let queued = self.peer_row(peer).await?.queued;
+        if !self.delivery.remove_peer(peer).await? {
+            return Err(crate::delivery::DeliveryError::NotInBook(peer).into());
+        }
+        self.delivery.node().disconnect(peer).await?;
+        tracing::info!(%peer, queued, "peer taken out of the address book");
+        Ok(proto::RemovePeerResponse { peer_id: peer.to_string(), queued })
+    }
+
+    pub(super) async fn block_peer(&self, request: proto::BlockRequest) -> Result<proto::BlockResponse, Status> {
+        let peer = self.peer(&request.peer).await?;
+        if peer == self.delivery.node().local_peer_id() {
+            return Err(bad_field("peer", format!("peer {peer} is this node itself")));
+        }
+        let change =
+            BookChange { peer, alias: None, trust: Trust::Blocked, pinned: Some(false), addresses: Vec::new() };
+        self.delivery.put_peer(change).await?.map_err(|obstacle| errors::book(&obstacle, ""))?;
+        tracing::info!(%peer, "peer blocked");
+        Ok(proto::BlockResponse { peer_id: peer.to_string() })
+    }
+}
+
+/// Each address once: the book's, those of the local network, the rest.
+fn addresses(id: PeerId, book: Option<&BookPeer>, view: Option<&PeerView>) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    let book = book.iter().flat_map(|book| &book.addresses).collect::<Vec<_>>();
+    let seen = view.iter().flat_map(|view| view.lan.iter().chain(&view.addresses)).collect::<Vec<_>>();
+    for address in book.into_iter().chain(seen) {
+        let text = with_peer(address, id);
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
+    all
+}

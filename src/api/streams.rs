@@ -1,0 +1,279 @@
+//! SendStream and Listen.
+
+use std::pin::Pin;
+
+use futures::{FutureExt as _, stream::FuturesUnordered};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
+use tonic::{Request, Status, Streaming};
+
+use super::{
+    Api, caller,
+    convert::{self, channel},
+    errors::{bad_field, limit, shutting_down},
+    messages::Checked,
+};
+use crate::{
+    delivery::{Delivered, DeliveryError, ListenSpec, Listener, Receipts, Sent},
+    proto::{self, AckMode, Wait, listen_response, send_stream_response},
+};
+
+/// Messages of one Listen frame at most.
+const MAX_BATCH: u32 = 4096;
+/// Items of one SendStream frame at most.
+const MAX_ITEMS: usize = 4096;
+/// Messages of one SendStream whose ends are waited for. Past that nothing
+/// more is read from it.
+const MAX_UNDER_WAY: usize = 16 * 1024;
+/// Frames that wait for a client to read them; a frame of deliveries has up to
+/// 1 MiB.
+const FRAMES: usize = 4;
+/// How long an ephemeral item of a stream waits for a link.
+const EPHEMERAL_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// A stream of answers.
+pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+type EphemeralEnd = (u64, Result<Sent, DeliveryError>);
+
+/// Items of a SendStream whose ends are waited for.
+#[derive(Default)]
+struct UnderWay {
+    durable: Receipts,
+    ephemeral: FuturesUnordered<Pin<Box<dyn Future<Output = EphemeralEnd> + Send>>>,
+}
+
+impl UnderWay {
+    fn len(&self) -> usize {
+        self.durable.len() + self.ephemeral.len()
+    }
+
+    /// Receipts of an ephemeral item that ended, and of those that ended with
+    /// it.
+    fn ended(&mut self, first: EphemeralEnd) -> Vec<proto::Receipt> {
+        let mut receipts = Vec::new();
+        let mut next = Some(first);
+        while let Some((at, end)) = next {
+            receipts.push(end.map_or_else(|error| refused(at, &error.into()), |sent| taken(at, sent)));
+            next = self.ephemeral.next().now_or_never().flatten();
+        }
+        receipts
+    }
+}
+
+type Frames<T> = mpsc::Sender<Result<T, Status>>;
+
+impl Api {
+    /// A place among the streams, while it is kept.
+    fn stream_slot(&self) -> Result<OwnedSemaphorePermit, Status> {
+        self.check_open()?;
+        self.streams.clone().try_acquire_owned().map_err(|_| {
+            let max = u64::from(self.facts.settings.limits.max_streams);
+            let text = format!("max_streams is {max}, all in use; end some streams, or raise it");
+            limit(text, "max_streams", Some(max), max)
+        })
+    }
+
+    // Listen
+
+    pub(super) async fn listen_to(
+        &self,
+        request: Request<proto::ListenRequest>,
+    ) -> Result<Answers<proto::ListenResponse>, Status> {
+        let slot = self.stream_slot()?;
+        let pid = caller(&request);
+        let spec = listen_spec(request.into_inner(), pid)?;
+        let name = spec.channel.clone();
+        let listener = self.delivery.listen(spec).await?;
+        let ready = proto::ListenReady { instance_id: self.facts.instance_id.clone(), cursor: listener.start() };
+        let (frames, answers) = mpsc::channel(FRAMES);
+        // There is room: nothing was sent yet.
+        drop(frames.try_send(Ok(listen_frame(listen_response::Frame::Ready(ready)))));
+        let (stop, to) = (self.stop.clone(), self.delivery.node().local_peer_id().to_string());
+        tokio::spawn(async move {
+            let _slot = slot;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => drop(frames.try_send(Err(shutting_down()))),
+                // The client went away.
+                () = frames.closed() => {}
+                () = deliver(listener, &frames, &to, &name) => {}
+            }
+        });
+        Ok(Box::pin(ReceiverStream::new(answers)))
+    }
+
+    // SendStream
+
+    pub(super) async fn send_many(
+        &self,
+        request: Request<Streaming<proto::SendStreamRequest>>,
+    ) -> Result<Answers<proto::SendStreamResponse>, Status> {
+        let slot = self.stream_slot()?;
+        let (frames, answers) = mpsc::channel(FRAMES);
+        let ready = proto::Ready { instance_id: self.facts.instance_id.clone() };
+        // There is room: nothing was sent yet.
+        drop(frames.try_send(Ok(send_frame(send_stream_response::Frame::Ready(ready)))));
+        let (api, items) = (self.clone(), request.into_inner());
+        tokio::spawn(async move {
+            let _slot = slot;
+            let stop = api.stop.clone();
+            let end = tokio::select! {
+                biased;
+                () = stop.cancelled() => Err(shutting_down()),
+                () = frames.closed() => Ok(()),
+                end = api.pump(items, &frames) => end,
+            };
+            if let Err(status) = end {
+                // A client that does not read its receipts does not read this.
+                drop(frames.try_send(Err(status)));
+            }
+        });
+        Ok(Box::pin(ReceiverStream::new(answers)))
+    }
+
+    /// Takes items while receipts go out, until the client is done and all
+    /// ends are told.
+    async fn pump(
+        &self,
+        mut items: Streaming<proto::SendStreamRequest>,
+        frames: &Frames<proto::SendStreamResponse>,
+    ) -> Result<(), Status> {
+        let mut under_way = UnderWay::default();
+        let mut reading = true;
+        while reading || under_way.len() > 0 {
+            let receipts = tokio::select! {
+                biased;
+                ended = under_way.durable.next(&self.delivery) => {
+                    ended.into_iter().map(|(at, sent)| taken(at, sent)).collect()
+                }
+                Some(ended) = under_way.ephemeral.next() => under_way.ended(ended),
+                batch = items.next(), if reading && under_way.len() < MAX_UNDER_WAY => match batch {
+                    Some(batch) => self.take_items(batch?.items, &mut under_way).await?,
+                    None => {
+                        reading = false;
+                        continue;
+                    }
+                },
+            };
+            tell(frames, receipts).await;
+        }
+        Ok(())
+    }
+
+    /// Puts a frame's items into the outbox; returns the receipts that are
+    /// known at once.
+    async fn take_items(
+        &self,
+        items: Vec<proto::SendItem>,
+        under_way: &mut UnderWay,
+    ) -> Result<Vec<proto::Receipt>, Status> {
+        if items.len() > MAX_ITEMS {
+            let text = format!("items has {} entries; the limit is {MAX_ITEMS} a frame", items.len());
+            return Err(bad_field("items", text));
+        }
+        let (mut receipts, mut specs, mut asked) = (Vec::new(), Vec::new(), Vec::new());
+        for item in items {
+            let Some(request) = item.request else {
+                let status = bad_field("request", "request is missing".to_owned());
+                receipts.push(refused(item.r#ref, &status));
+                continue;
+            };
+            match self.check_send(request).await {
+                Ok(Checked { spec, ephemeral: true, .. }) => {
+                    let until = tokio::time::Instant::now() + EPHEMERAL_WAIT;
+                    let at = item.r#ref;
+                    match self.delivery.send_ephemeral(spec, until).await {
+                        Ok(sent) => under_way.ephemeral.push(Box::pin(async move { (at, sent.end().await) })),
+                        Err(error) => receipts.push(refused(at, &error.into())),
+                    }
+                }
+                Ok(Checked { spec, wait, .. }) => {
+                    specs.push(spec);
+                    asked.push((item.r#ref, wait));
+                }
+                Err(status) => receipts.push(refused(item.r#ref, &status)),
+            }
+        }
+        if specs.is_empty() {
+            return Ok(receipts);
+        }
+        for ((at, wait), answer) in asked.into_iter().zip(self.delivery.send(specs).await?) {
+            match answer {
+                Err(error) => receipts.push(refused(at, &error.into())),
+                Ok(pending) if wait == Wait::Queued => receipts.push(taken(at, pending.sent)),
+                Ok(pending) => receipts.extend(under_way.durable.push(at, pending).map(|sent| taken(at, sent))),
+            }
+        }
+        Ok(receipts)
+    }
+}
+
+fn listen_spec(request: proto::ListenRequest, pid: String) -> Result<ListenSpec, Status> {
+    let auto = match AckMode::try_from(request.ack_mode) {
+        Ok(AckMode::Unspecified | AckMode::Auto) => true,
+        Ok(AckMode::Manual) => false,
+        Err(_) => {
+            let text = format!("ack_mode is {}; use ACK_MODE_AUTO (1) or ACK_MODE_MANUAL (2)", request.ack_mode);
+            return Err(bad_field("ack_mode", text));
+        }
+    };
+    if request.max_batch > MAX_BATCH {
+        let text = format!("max_batch is {}; the limit is {MAX_BATCH}", request.max_batch);
+        return Err(bad_field("max_batch", text));
+    }
+    Ok(ListenSpec {
+        channel: channel("channel", &request.channel)?,
+        consumer: convert::consumer(&request.consumer)?,
+        auto,
+        max_batch: request.max_batch.max(1) as usize,
+        peek: request.peek,
+        pid,
+    })
+}
+
+/// Hands out batches until the client goes or the store fails.
+async fn deliver(mut listener: Listener, frames: &Frames<proto::ListenResponse>, to: &str, channel: &str) {
+    loop {
+        // A place first: what is not handed out is not counted as delivered.
+        let Ok(place) = frames.reserve().await else { return };
+        match listener.next().await {
+            Ok(batch) => place.send(Ok(listen_frame(deliveries(batch, to, channel)))),
+            Err(error) => {
+                if !matches!(error, DeliveryError::Closed) {
+                    tracing::warn!(%error, "a Listen ended");
+                }
+                return place.send(Err(error.into()));
+            }
+        }
+    }
+}
+
+fn deliveries(batch: Vec<Delivered>, to: &str, channel: &str) -> listen_response::Frame {
+    let deliveries = batch.into_iter().map(|delivered| convert::delivery(delivered, to, channel)).collect();
+    listen_response::Frame::Deliveries(proto::Deliveries { deliveries })
+}
+
+fn listen_frame(frame: listen_response::Frame) -> proto::ListenResponse {
+    proto::ListenResponse { frame: Some(frame) }
+}
+
+fn send_frame(frame: send_stream_response::Frame) -> proto::SendStreamResponse {
+    proto::SendStreamResponse { frame: Some(frame) }
+}
+
+fn taken(at: u64, sent: Sent) -> proto::Receipt {
+    proto::Receipt { r#ref: at, response: Some(convert::send_response(sent)), code: 0, error: String::new() }
+}
+
+fn refused(at: u64, status: &Status) -> proto::Receipt {
+    proto::Receipt { r#ref: at, response: None, code: status.code().into(), error: status.message().to_owned() }
+}
+
+async fn tell(frames: &Frames<proto::SendStreamResponse>, receipts: Vec<proto::Receipt>) {
+    if !receipts.is_empty() {
+        let frame = send_frame(send_stream_response::Frame::Receipts(proto::Receipts { receipts }));
+        // The client went away: the stream ends by itself.
+        drop(frames.send(Ok(frame)).await);
+    }
+}
