@@ -1,1 +1,2 @@
+//! Speed, end to end.
 fn main() {}

@@ -91,7 +91,7 @@ impl Api {
         if let Some(peer) = peer_id(name) {
             return Ok(peer);
         }
-        if let Some(peer) = self.delivery.peer_by_alias(name.to_owned()).await? {
+        if let Some(peer) = self.delivery.peer_by_alias(name) {
             return Ok(peer);
         }
         // What begins like a peer id was meant as one.

@@ -1,7 +1,7 @@
 //! The address book: durable in the store, cached for decisions, told to the
 //! network.
 
-use std::sync::PoisonError;
+use std::{collections::HashMap, sync::PoisonError};
 
 use libp2p::PeerId;
 
@@ -20,10 +20,40 @@ pub struct BookEntry {
     pub created: bool,
 }
 
+/// What decisions need of the book, in memory.
+#[derive(Debug, Default)]
+pub(super) struct BookCache {
+    trust: HashMap<PeerId, Trust>,
+    aliases: HashMap<String, PeerId>,
+}
+
+impl BookCache {
+    pub(super) fn new(book: &[BookPeer]) -> Self {
+        let mut cache = Self::default();
+        for peer in book {
+            cache.put(peer);
+        }
+        cache
+    }
+
+    fn put(&mut self, peer: &BookPeer) {
+        self.trust.insert(peer.peer, peer.trust);
+        self.aliases.retain(|_, holder| *holder != peer.peer);
+        if let Some(alias) = &peer.alias {
+            self.aliases.insert(alias.clone(), peer.peer);
+        }
+    }
+
+    fn remove(&mut self, peer: &PeerId) {
+        self.trust.remove(peer);
+        self.aliases.retain(|_, holder| holder != peer);
+    }
+}
+
 impl Inner {
     /// What the book says of a peer.
     pub(super) fn trust(&self, peer: &PeerId) -> Option<Trust> {
-        self.book.read().unwrap_or_else(PoisonError::into_inner).get(peer).copied()
+        self.book.read().unwrap_or_else(PoisonError::into_inner).trust.get(peer).copied()
     }
 
     /// Whether messages go to and are taken from a peer.
@@ -35,13 +65,8 @@ impl Inner {
         }
     }
 
-    fn note(&self, peer: PeerId, trust: Option<Trust>) {
-        let mut book = self.book.write().unwrap_or_else(PoisonError::into_inner);
-        match trust {
-            Some(trust) => book.insert(peer, trust),
-            None => book.remove(&peer),
-        };
-        drop(book);
+    fn change(&self, change: impl FnOnce(&mut BookCache)) {
+        change(&mut self.book.write().unwrap_or_else(PoisonError::into_inner));
         self.book_version.send_modify(|version| *version += 1);
     }
 }
@@ -91,11 +116,9 @@ impl Delivery {
     }
 
     /// The peer of a name.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn peer_by_alias(&self, alias: String) -> Result<Option<PeerId>, DeliveryError> {
-        Ok(self.inner.store.write(move |db| db.peer_by_alias(&alias)).await?)
+    #[must_use]
+    pub fn peer_by_alias(&self, alias: &str) -> Option<PeerId> {
+        self.inner.book.read().unwrap_or_else(PoisonError::into_inner).aliases.get(alias).copied()
     }
 
     /// Adds a peer to the book or changes it. `Err` of the inner result is
@@ -104,7 +127,6 @@ impl Delivery {
     /// # Errors
     /// When the store fails or the network is closed.
     pub async fn put_peer(&self, change: BookChange) -> Result<Result<BookEntry, Changed>, DeliveryError> {
-        let id = change.peer;
         let done = self
             .inner
             .store
@@ -114,7 +136,7 @@ impl Delivery {
             })
             .await?;
         let (Changed::Done { created }, Some(peer)) = done else { return Ok(Err(done.0)) };
-        self.inner.note(id, Some(peer.trust));
+        self.inner.change(|book| book.put(&peer));
         self.tell_policy(&peer).await?;
         Ok(Ok(BookEntry { peer, created }))
     }
@@ -126,7 +148,7 @@ impl Delivery {
     pub async fn remove_peer(&self, peer: PeerId) -> Result<bool, DeliveryError> {
         let removed = self.inner.store.write(move |db| db.remove_peer(&peer)).await?;
         if removed {
-            self.inner.note(peer, None);
+            self.inner.change(|book| book.remove(&peer));
             let policy = PeerPolicy { standing: Standing::Stranger, pinned: false, addresses: Vec::new() };
             self.inner.node.set_policy(peer, policy).await.map_err(|_| DeliveryError::Closed)?;
         }

@@ -31,7 +31,7 @@ use std::{
 };
 
 use libp2p::PeerId;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::upkeep::{read_mark, write_mark};
@@ -41,11 +41,13 @@ pub use self::{
     listen::{Delivered, ListenSpec, Listener},
     send::{Ephemeral, Outcome, Pending, Receipts, SendSpec, Sent, State},
 };
-use crate::{
-    clock::StoreClock,
-    node::Node,
-    store::{Store, Trust},
-};
+use crate::{clock::StoreClock, node::Node, store::Store};
+
+/// Peers whose messages are counted: with trust open to all, anyone could make
+/// the table grow.
+const MAX_COUNTED: usize = 20_000;
+/// Background dials to peers that were just added.
+const MAX_GREETINGS: usize = 64;
 
 /// What the delivery layer runs on.
 #[derive(Debug, Clone)]
@@ -70,8 +72,7 @@ struct Inner {
     clock: Arc<StoreClock>,
     options: DeliveryOptions,
     hub: Arc<hub::Hub>,
-    /// The trust of every peer in the book.
-    book: RwLock<HashMap<PeerId, Trust>>,
+    book: RwLock<book::BookCache>,
     /// Grows with every change of the book.
     book_version: watch::Sender<u64>,
     /// Grows when the inbox has more room.
@@ -82,6 +83,7 @@ struct Inner {
     /// When the next message expires, as far as known.
     next_expiry: AtomicU64,
     expiry_moved: Notify,
+    greetings: Arc<Semaphore>,
     tasks: TaskTracker,
     /// Tasks are started from the store's thread too.
     runtime: tokio::runtime::Handle,
@@ -118,7 +120,7 @@ impl Delivery {
             clock,
             options,
             hub: Arc::default(),
-            book: RwLock::new(book.into_iter().map(|peer| (peer.peer, peer.trust)).collect()),
+            book: RwLock::new(book::BookCache::new(&book)),
             book_version: watch::Sender::new(0),
             room: watch::Sender::new(0),
             peers: Mutex::default(),
@@ -126,6 +128,7 @@ impl Delivery {
             counters: Mutex::default(),
             next_expiry: AtomicU64::new(0),
             expiry_moved: Notify::new(),
+            greetings: Arc::new(Semaphore::new(MAX_GREETINGS)),
             tasks: TaskTracker::new(),
             runtime: tokio::runtime::Handle::current(),
             stop: CancellationToken::new(),
@@ -201,7 +204,10 @@ impl Delivery {
 
 impl Inner {
     fn count(&self, peer: &PeerId, change: impl FnOnce(&mut Counters)) {
-        change(progress::lock(&self.counters).entry(*peer).or_default());
+        let mut counters = progress::lock(&self.counters);
+        if counters.len() < MAX_COUNTED || counters.contains_key(peer) {
+            change(counters.entry(*peer).or_default());
+        }
     }
 
     /// Lets the upkeep know of a message that expires.

@@ -451,8 +451,11 @@ impl Delivery {
     /// Connects to a peer of the book in the background, because it was just
     /// added.
     pub fn connect_soon(&self, peer: PeerId) {
+        // None left: it is dialled when a message waits.
+        let Ok(greeting) = self.inner.greetings.clone().try_acquire_owned() else { return };
         let node = self.inner.node.clone();
         self.inner.tasks.spawn(async move {
+            let _greeting = greeting;
             if let Err(error) = node.connect(DialTarget::Peer(peer), crate::node::DIAL_DEADLINE).await {
                 tracing::debug!(%peer, %error, "a peer that was just added is not reached yet");
             }

@@ -13,6 +13,8 @@ use crate::{
 
 /// Longest that the expiry of a message is not looked at.
 const EXPIRY_CHECK: Duration = Duration::from_secs(60);
+/// After a failure of the store.
+const RETRY: Duration = Duration::from_secs(1);
 /// Between two rounds of tidying up.
 const TIDY: Duration = Duration::from_secs(60);
 /// Ids looked at in one operation: a few milliseconds of the store's time.
@@ -43,7 +45,10 @@ impl Delivery {
             };
             if let Err(error) = done {
                 tracing::warn!(%error, "upkeep of the store failed; it is tried again");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::select! {
+                    () = self.inner.stop.cancelled() => return,
+                    () = tokio::time::sleep(RETRY) => {}
+                }
             }
         }
     }

@@ -31,13 +31,13 @@ pub(super) struct Ephemerals {
 }
 
 impl Ephemerals {
-    /// Queues a message unless too much is under way.
-    pub(super) fn push(&mut self, message: Waiting) -> Result<(), Waiting> {
+    /// Queues a message; gives its key back when too much is under way.
+    pub(super) fn push(&mut self, message: Waiting) -> Result<(), u64> {
         let cost = message.content.cost();
         let full = self.waiting.len() + self.sent.len() >= MAX_EPHEMERAL || self.bytes + cost > MAX_EPHEMERAL_BYTES;
         // One message of any size goes when nothing else is under way.
         if full && self.bytes > 0 {
-            return Err(message);
+            return Err(message.key);
         }
         self.bytes += cost;
         self.waiting.push_back(message);

@@ -849,8 +849,8 @@ impl Sender {
     }
 
     fn ephemeral(&mut self, message: Waiting) {
-        if let Err(refused) = self.ephemerals.push(message) {
-            self.effects.push_back(SenderEffect::EphemeralDone(refused.key, EphemeralEnd::QueueFull));
+        if let Err(key) = self.ephemerals.push(message) {
+            self.effects.push_back(SenderEffect::EphemeralDone(key, EphemeralEnd::QueueFull));
         }
         self.pump_ephemerals();
     }

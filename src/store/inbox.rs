@@ -18,6 +18,9 @@ use crate::{
 
 /// Numberings kept per origin: a sender that is restored returns to an old one.
 const KEPT_EPOCHS: i64 = MAX_EPOCHS as i64 + 1;
+/// Pairs of sender and channel in all; with trust open to all, anyone could
+/// make the table grow.
+const MAX_ORIGINS: i64 = 200_000;
 /// Channels in all; a bound on what trusted peers can make this node keep.
 const MAX_CHANNELS: i64 = 100_000;
 /// How long ids are remembered at least.
@@ -154,11 +157,13 @@ impl Db {
     }
 
     fn may_add_origin(&self, peer: &PeerId) -> Result<bool, StoreError> {
-        let (of_peer, channels) = self
-            .connection
-            .prepare_cached("SELECT (SELECT count(*) FROM origin WHERE peer = ?1), (SELECT count(*) FROM channel)")?
-            .query_row([peer.to_bytes()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
-        Ok(of_peer < MAX_OPEN_LANES as i64 && channels < MAX_CHANNELS)
+        let sql = "SELECT (SELECT count(*) FROM origin WHERE peer = ?1), (SELECT count(*) FROM origin), \
+                   (SELECT count(*) FROM channel)";
+        let (of_peer, origins, channels) =
+            self.connection.prepare_cached(sql)?.query_row([peer.to_bytes()], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+            })?;
+        Ok(of_peer < MAX_OPEN_LANES as i64 && origins < MAX_ORIGINS && channels < MAX_CHANNELS)
     }
 
     fn lane_at(&self, origin: i64, epoch: Epoch) -> Result<Option<Accepted>, StoreError> {
