@@ -5,6 +5,8 @@
 //! `SIMULATION_SEEDS=10000 cargo test --release --test simulation` runs the
 //! long form; `SIMULATION_SEED=17` runs one.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 mod oracle;
 mod world;
 
@@ -37,6 +39,14 @@ fn nothing_is_lost_doubled_or_out_of_order() {
         assert!(totals.crashes > 0 && totals.rollbacks > 0 && totals.cancelled > 0 && totals.expired > 0);
         assert!(totals.lost_by_restore > 0 && totals.links > 0 && totals.rejected > 0);
         assert!(totals.pending_resolved > 0 && totals.refused_full > 0);
+    }
+}
+
+#[test]
+fn a_store_swapped_under_a_running_node_begins_a_new_epoch() {
+    for seed in 0..50 {
+        let counts = World::new(seed, Plant::None).run_with_swapped_store().unwrap();
+        assert!(counts.renumbered > 0, "seed {seed}: {counts:?}");
     }
 }
 
