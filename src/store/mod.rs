@@ -22,3 +22,6 @@ pub use error::StoreError;
 pub use inbox::{Arrival, BatchDone, InboxPage, InboxRow};
 pub use outbox::{Buried, Enqueued, Final, NewMessage, OutboxLimit, PageStart, Progress, Queued, SentRecord};
 pub use thread::Store;
+
+#[cfg(test)]
+mod tests;
