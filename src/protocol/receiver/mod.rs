@@ -6,183 +6,21 @@
 //! store said that it is on disk; the store itself takes positions only in
 //! order, so a batch that follows a refused one does no harm.
 
+mod interface;
+
 use std::collections::{BTreeMap, VecDeque};
 
+pub use self::interface::{Accepted, BatchLane, Inbound, InboundKind, ReceiverEffect, ReceiverInput};
 use super::{LinkNumber, MAX_OPEN_LANES, VERSION};
 use crate::{
-    types::{Channel, Content, Epoch, MAX_SEQ, Seq, Tag},
-    wire::{
-        Back, Data, Ephemeral, EphemeralOutcome, Forward, Full, LaneState, Limit, Open, Outcome, Query, Refusal, Skip,
-        Welcome,
-    },
+    types::{Channel, Epoch, MAX_SEQ, Seq},
+    wire::{Back, Data, Ephemeral, Forward, Full, LaneState, Limit, Open, Outcome, Query, Refusal, Skip, Welcome},
 };
 
 /// Questions to the store under way for one link: openings and queries.
 /// A peer that asks faster than the store answers breaks the protocol's
 /// pace, and its link is closed.
 const MAX_QUESTIONS: usize = 2 * MAX_OPEN_LANES;
-
-/// One position of a lane, or a gap in it, to commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Inbound {
-    /// The lane's channel.
-    pub channel: Channel,
-    /// The lane's numbering.
-    pub epoch: Epoch,
-    /// First position.
-    pub seq: Seq,
-    /// Tag of the (last) position.
-    pub tag: Tag,
-    /// What stands there.
-    pub kind: InboundKind,
-}
-
-/// What stands at a position.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum InboundKind {
-    /// A message.
-    Message {
-        /// The message.
-        content: Content,
-        /// How long its sender may still send it again, in milliseconds.
-        ttl_left_ms: u64,
-    },
-    /// Nothing, up to and including `to`.
-    Gap {
-        /// Last position of the gap.
-        to: Seq,
-        /// The messages were stored here once, and are lost.
-        lost: bool,
-        /// The message that would have stood here.
-        id: Option<String>,
-    },
-}
-
-/// What a batch did to one lane.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BatchLane {
-    /// The lane's channel.
-    pub channel: Channel,
-    /// The lane's numbering.
-    pub epoch: Epoch,
-    /// Highest contiguous position on disk.
-    pub high: Seq,
-    /// The limit that refused the position after `high`.
-    pub refused: Option<Limit>,
-    /// Of gaps with an id: whether that message was stored once.
-    pub outcomes: Vec<(String, bool)>,
-}
-
-/// Where a lane stands in the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Accepted {
-    /// Highest contiguous position on disk; 0 for a new lane.
-    pub high: Seq,
-    /// Tag there.
-    pub tag: Tag,
-    /// See [`LaneState::gaps`].
-    pub gaps: Vec<(Seq, Seq)>,
-    /// See [`LaneState::inherited`].
-    pub inherited: Seq,
-    /// See [`LaneState::floor`].
-    pub floor: Seq,
-}
-
-/// What happens to a receiver.
-#[derive(Debug)]
-pub enum ReceiverInput {
-    /// A link is open; it replaces the one before.
-    LinkUp(LinkNumber),
-    /// A link is gone.
-    LinkDown(LinkNumber),
-    /// A frame came.
-    Frame(LinkNumber, Forward),
-    /// The frames at hand are all taken.
-    Flush,
-    /// Whether the peer may send.
-    Trust(bool),
-    /// Answer to [`ReceiverEffect::OpenLane`].
-    LaneOpened {
-        /// The link it was asked on.
-        link: LinkNumber,
-        /// The lane's number there.
-        lane: u32,
-        /// Where it stands, or the limit that refuses it.
-        state: Result<Accepted, Limit>,
-    },
-    /// Answer to [`ReceiverEffect::Lookup`].
-    LookedUp {
-        /// The link it was asked on.
-        link: LinkNumber,
-        /// The lane's number there.
-        lane: u32,
-        /// The message.
-        id: String,
-        /// It was stored here.
-        stored: bool,
-    },
-    /// A batch is on disk, as far as it was not refused.
-    Committed(Vec<BatchLane>),
-    /// A batch, or another operation, failed: nothing of it is on disk.
-    StoreFailed,
-    /// The inbox has room again.
-    Room,
-    /// An ephemeral message was handed on, or not.
-    EphemeralDone {
-        /// The link it came on.
-        link: LinkNumber,
-        /// Its number there.
-        number: u64,
-        /// What became of it.
-        outcome: EphemeralOutcome,
-    },
-}
-
-/// What a receiver wants done, in this order.
-#[derive(Debug, PartialEq, Eq)]
-pub enum ReceiverEffect {
-    /// Write a frame.
-    Send(LinkNumber, Back),
-    /// Close a link; the text is for the log.
-    Close(LinkNumber, &'static str),
-    /// Store: where does this lane stand, after all batches asked for before?
-    OpenLane {
-        /// Matches the answer.
-        link: LinkNumber,
-        /// Matches the answer.
-        lane: u32,
-        /// The channel.
-        channel: Channel,
-        /// The numbering.
-        epoch: Epoch,
-        /// See [`Open::previous`].
-        previous: Vec<(Epoch, Seq)>,
-    },
-    /// Store: commit a batch.
-    Commit(Vec<Inbound>),
-    /// Store: was this message ever stored here?
-    Lookup {
-        /// Matches the answer.
-        link: LinkNumber,
-        /// Matches the answer.
-        lane: u32,
-        /// The channel.
-        channel: Channel,
-        /// The message.
-        id: String,
-    },
-    /// Hand an ephemeral message to whoever listens.
-    Ephemeral {
-        /// Matches the answer.
-        link: LinkNumber,
-        /// Matches the answer.
-        number: u64,
-        /// The channel.
-        channel: Channel,
-        /// The message.
-        content: Content,
-    },
-}
 
 #[derive(Debug)]
 struct Lane {

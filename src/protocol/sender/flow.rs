@@ -1,0 +1,222 @@
+//! Rows on their way through a lane that is open, and the peer's answers.
+
+use std::collections::BTreeMap;
+
+use super::{LaneInfo, Live, PEER_WINDOW_BYTES, Sender, SenderEffect};
+use crate::{
+    protocol::lane::{LANE_WINDOW_BYTES, LANE_WINDOW_ROWS, Lane, OutRow, Phase, RowBody},
+    types::{Channel, Epoch, Seq},
+    wire::{Data, Forward, Full, Outcome, Skip},
+};
+
+impl Sender {
+    pub(super) fn lane_known(&mut self, info: LaneInfo) {
+        let lane = self.lanes.entry(info.channel.clone()).or_insert_with(|| Lane::new(info.epoch));
+        if lane.epoch != info.epoch {
+            return; // From before a renumbering.
+        }
+        lane.previous = info.previous;
+        lane.last = lane.last.max(info.last);
+        if lane.phase == Phase::Closed {
+            lane.acked = lane.acked.max(info.acked);
+            lane.forget_rows();
+            lane.unresolved |= info.unresolved;
+        }
+        self.open(&info.channel);
+        self.load_if_wanted(&info.channel);
+    }
+
+    pub(super) fn appended(&mut self, channel: Channel, epoch: Epoch, row: OutRow) {
+        let lane = self.lanes.entry(channel.clone()).or_insert_with(|| Lane::new(epoch));
+        if lane.epoch != epoch {
+            // It crossed a renumbering; the store knows its place.
+            self.effects.push_back(SenderEffect::Rescan);
+            return;
+        }
+        if lane.phase == Phase::Flowing && lane.has_room() && !lane.loading && lane.last + 1 == row.seq {
+            lane.push(row);
+            self.pump(&channel);
+        } else {
+            lane.last = lane.last.max(row.seq);
+            self.open(&channel);
+            self.load_if_wanted(&channel);
+        }
+    }
+
+    pub(super) fn loaded(&mut self, channel: &Channel, epoch: Epoch, rows: Vec<OutRow>) {
+        let Some(lane) = self.lanes.get_mut(channel) else { return };
+        if lane.epoch != epoch {
+            return;
+        }
+        lane.loading = false;
+        if !matches!(lane.phase, Phase::Flowing | Phase::Full { .. }) {
+            return; // Asked for on a link that is gone.
+        }
+        for row in rows {
+            lane.push(row);
+        }
+        for (seq, id) in std::mem::take(&mut lane.late) {
+            lane.bury(seq, &id);
+        }
+        self.pump(channel);
+    }
+
+    pub(super) fn buried(&mut self, channel: &Channel, epoch: Epoch, seq: Seq, id: &str) {
+        let Some(lane) = self.lanes.get_mut(channel) else { return };
+        if lane.epoch != epoch {
+            return; // Renumbered since; the store has it.
+        }
+        if matches!(lane.phase, Phase::Preparing { .. }) {
+            // The answer of the store may be older than this.
+            lane.ask_again = true;
+        }
+        if seq > lane.acked {
+            lane.bury(seq, id);
+            return self.pump(channel);
+        }
+        // It crossed the acknowledgement: the peer has it, or was told to do
+        // without it. It knows.
+        lane.unresolved = true;
+        match lane.phase {
+            Phase::Closed => self.open(channel),
+            _ if lane.asked > 0 => lane.ask_again = true,
+            Phase::Flowing | Phase::Full { .. } => self.reopen(channel),
+            _ => lane.ask_again = true,
+        }
+    }
+
+    pub(super) fn load_if_wanted(&mut self, channel: &Channel) {
+        let Some(lane) = self.lanes.get(channel) else { return };
+        // Wait until half the window is free, so that rows are read in runs.
+        let wanted = lane.phase == Phase::Flowing
+            && !lane.loading
+            && lane.loaded_to() < lane.last
+            && lane.bytes <= LANE_WINDOW_BYTES / 2
+            && lane.held() <= LANE_WINDOW_ROWS / 2;
+        if wanted
+            && self.lanes.values().map(|lane| lane.bytes).sum::<u64>() < PEER_WINDOW_BYTES
+            && let Some(lane) = self.lanes.get_mut(channel)
+        {
+            lane.loading = true;
+            self.effects.push_back(SenderEffect::Load {
+                channel: channel.clone(),
+                epoch: lane.epoch,
+                from: lane.loaded_to() + 1,
+                max_bytes: LANE_WINDOW_BYTES - lane.bytes,
+                max_rows: LANE_WINDOW_ROWS - lane.held(),
+            });
+        }
+    }
+
+    /// Sends what may be sent of a lane.
+    pub(super) fn pump(&mut self, channel: &Channel) {
+        let Some(link) = &self.link else { return };
+        let (link_number, max_bytes) = (link.number, link.max_message_bytes);
+        let Some(lane) = self.lanes.get_mut(channel) else { return };
+        while lane.may_send() {
+            let (number, epoch, seq) = (lane.number, lane.epoch, lane.next);
+            let now = self.now;
+            let Some(held) = lane.get_mut(seq) else { break };
+            let (tag, ttl_left_ms) = (held.row.tag, held.row.expires_at.saturating_sub(now).max(1));
+            let frame = match &held.row.body {
+                RowBody::Message(content) if content.payload.len() as u64 > max_bytes => {
+                    lane.blocked_at = Some(seq);
+                    let channel = channel.clone();
+                    let reject = SenderEffect::Reject { channel, epoch, seq, max_message_bytes: max_bytes };
+                    self.effects.push_back(reject);
+                    break;
+                }
+                RowBody::Message(content) => {
+                    let content = content.clone();
+                    held.sent_as_message = true;
+                    Forward::Data(Data { lane: number, seq, tag, ttl_left_ms, content })
+                }
+                RowBody::Tombstone { id } => {
+                    Forward::Skip(Skip { lane: number, from: seq, to: seq, tag, lost: false, id: Some(id.clone()) })
+                }
+            };
+            lane.next += 1;
+            self.effects.push_back(SenderEffect::Send(link_number, frame));
+        }
+        self.load_if_wanted(channel);
+    }
+
+    pub(super) fn by_number<'a>(
+        link: &Option<Live>,
+        lanes: &'a mut BTreeMap<Channel, Lane>,
+        number: u32,
+    ) -> Option<(Channel, &'a mut Lane)> {
+        let channel = link.as_ref()?.numbers.get(&number)?.clone();
+        let lane = lanes.get_mut(&channel).filter(|lane| lane.number == number)?;
+        Some((channel, lane))
+    }
+
+    pub(super) fn ack(&mut self, number: u32, high: Seq) {
+        let Some((channel, lane)) = Self::by_number(&self.link, &mut self.lanes, number) else { return };
+        if high <= lane.acked {
+            return; // The answer to a gap that was skipped, or late.
+        }
+        if high >= lane.next {
+            return self.violation("ACK of something not sent");
+        }
+        let (epoch, count) = (lane.epoch, high - lane.acked);
+        let (tag, stored) = lane.acknowledge(high);
+        for id in stored {
+            self.effects.push_back(SenderEffect::Resolved { channel: channel.clone(), id, stored: true });
+        }
+        self.effects.push_back(SenderEffect::Acked { channel: channel.clone(), epoch, seq: high, tag, count });
+        self.pump(&channel);
+        self.load_starved();
+    }
+
+    /// Lanes that found the peer's window full get their turn.
+    pub(super) fn load_starved(&mut self) {
+        if self.lanes.len() > 1 {
+            let starved: Vec<Channel> = self
+                .lanes
+                .iter()
+                .filter(|(_, lane)| lane.phase == Phase::Flowing && !lane.loading && lane.loaded_to() < lane.last)
+                .map(|(channel, _)| channel.clone())
+                .collect();
+            starved.iter().for_each(|channel| self.load_if_wanted(channel));
+        }
+    }
+
+    pub(super) fn outcome(&mut self, outcome: Outcome) {
+        let Some((channel, lane)) = Self::by_number(&self.link, &mut self.lanes, outcome.lane) else { return };
+        lane.asked = lane.asked.saturating_sub(1);
+        let (none_left, more) = (lane.asked == 0, lane.ask_again);
+        lane.unresolved = more || !none_left;
+        self.effects.push_back(SenderEffect::Resolved {
+            channel: channel.clone(),
+            id: outcome.id,
+            stored: outcome.stored,
+        });
+        if none_left && more {
+            self.reopen(&channel);
+        }
+    }
+
+    pub(super) fn full(&mut self, full: &Full) {
+        let now = self.now;
+        let Some((_, lane)) = Self::by_number(&self.link, &mut self.lanes, full.lane) else { return };
+        match lane.phase {
+            // It does not even take the lane.
+            Phase::Opening => lane.phase = Phase::Barred { limit: full.limit },
+            Phase::Flowing | Phase::Full { .. } if full.next > lane.acked && full.next <= lane.next => {
+                lane.refuse(full.next, full.limit, now);
+            }
+            _ => self.violation("FULL of something not sent"),
+        }
+    }
+
+    pub(super) fn ready(&mut self, number: u32) {
+        if let Some((channel, lane)) = Self::by_number(&self.link, &mut self.lanes, number)
+            && matches!(lane.phase, Phase::Full { .. })
+        {
+            lane.phase = Phase::Flowing;
+            lane.credit = usize::MAX;
+            self.pump(&channel);
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! This node's messages to one peer.
+//!
+//! The store holds every row; this machine holds a window of them while a link
+//! is open. A lane is opened on a link when something waits on it:
+//!
+//! ```text
+//! OPEN → LANE_STATE(high, tag) → Prepare (store) → compare → send from high + 1
+//! ```
+//!
+//! The comparison finds a store that was replaced by an older copy: `high`
+//! below what was acknowledged means the peer's was, a tag at `high` that is
+//! not ours means this node's was.
+
+mod flow;
+mod interface;
+mod opening;
+
+use std::collections::{BTreeMap, VecDeque};
+
+pub use self::interface::{EphemeralEnd, LaneInfo, PeerState, Prepared, SenderEffect, SenderInput};
+use super::{
+    LinkNumber, Millis, VERSION,
+    ephemeral::{Ephemerals, Waiting},
+    lane::{Lane, Phase},
+};
+use crate::{
+    types::Channel,
+    wire::{Back, Ephemeral, Forward, Hello, Limit, Refusal, Welcome},
+};
+
+/// Bytes of all lanes to one peer in memory.
+const PEER_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
+
+#[derive(Debug)]
+struct Live {
+    number: LinkNumber,
+    state: PeerState,
+    max_message_bytes: u64,
+    next_lane: u32,
+    /// Lanes by their number on the link.
+    numbers: BTreeMap<u32, Channel>,
+}
+
+/// The state machine; see the module.
+#[derive(Debug, Default)]
+pub struct Sender {
+    now: Millis,
+    lanes: BTreeMap<Channel, Lane>,
+    link: Option<Live>,
+    ephemerals: Ephemerals,
+    requests: u64,
+    effects: VecDeque<SenderEffect>,
+}
+
+impl Sender {
+    /// A sender that knows of no lane yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes one input; time never goes back.
+    pub fn handle(&mut self, now: Millis, input: SenderInput) {
+        self.now = self.now.max(now);
+        match input {
+            SenderInput::LinkUp(link) => self.link_up(link),
+            SenderInput::LinkDown(link) => self.link_down(link),
+            SenderInput::Frame(link, frame) => self.frame(link, frame),
+            SenderInput::Lanes(lanes) => lanes.into_iter().for_each(|info| self.lane_known(info)),
+            SenderInput::Appended { channel, epoch, row } => self.appended(channel, epoch, row),
+            SenderInput::Loaded { channel, epoch, rows } => self.loaded(&channel, epoch, rows),
+            SenderInput::Prepared { channel, request, info } => self.prepared(&channel, request, info),
+            SenderInput::Renumbered(info) => self.renumbered(info),
+            SenderInput::StoreFailed => self.store_failed(),
+            SenderInput::Buried { channel, epoch, seq, id } => self.buried(&channel, epoch, seq, &id),
+            SenderInput::Ephemeral { key, channel, content, deadline } => {
+                self.ephemeral(Waiting { key, channel, content, deadline });
+            }
+            SenderInput::Tick => self.tick(),
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<SenderEffect> {
+        self.effects.pop_front()
+    }
+
+    /// When [`SenderInput::Tick`] is next of use.
+    #[must_use]
+    pub fn next_tick(&self) -> Option<Millis> {
+        let retries = self.lanes.values().filter_map(|lane| match lane.phase {
+            Phase::Full { retry_at, .. } => Some(retry_at),
+            _ => None,
+        });
+        retries.chain(self.ephemerals.next_deadline()).min()
+    }
+
+    /// How things stand with the peer.
+    #[must_use]
+    pub fn state(&self) -> PeerState {
+        self.link.as_ref().map_or(PeerState::Down, |link| link.state)
+    }
+
+    /// The channels whose lanes the peer refused, and the limits they wait for.
+    pub fn refusals(&self) -> impl Iterator<Item = (&Channel, Limit)> {
+        self.lanes.iter().filter_map(|(channel, lane)| match lane.phase {
+            Phase::Full { limit, .. } | Phase::Barred { limit } => Some((channel, limit)),
+            _ => None,
+        })
+    }
+
+    /// Whether nothing waits, for a peer that nobody needs to dial.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        !self.lanes.values().any(Lane::is_pending) && self.ephemerals.next_deadline().is_none()
+    }
+
+    fn send(&mut self, frame: Forward) {
+        if let Some(link) = &self.link {
+            self.effects.push_back(SenderEffect::Send(link.number, frame));
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        self.state() == PeerState::Up
+    }
+
+    // Links
+
+    fn link_up(&mut self, number: LinkNumber) {
+        if let Some(old) = self.link.take() {
+            self.effects.push_back(SenderEffect::Close(old.number, "replaced by a younger link"));
+            self.forget_link();
+        }
+        self.link = Some(Live {
+            number,
+            state: PeerState::Greeting,
+            max_message_bytes: 0,
+            next_lane: 0,
+            numbers: BTreeMap::new(),
+        });
+        self.send(Forward::Hello(Hello { version: VERSION, features: 0 }));
+        // Without waiting for the answer: it costs nothing when it is no.
+        self.open_all();
+    }
+
+    fn link_down(&mut self, number: LinkNumber) {
+        if self.link.as_ref().is_some_and(|link| link.number == number) {
+            self.link = None;
+            self.forget_link();
+        }
+    }
+
+    fn forget_link(&mut self) {
+        self.effects.push_back(SenderEffect::Hide);
+        self.lanes.values_mut().for_each(Lane::close);
+        for key in self.ephemerals.link_lost() {
+            self.effects.push_back(SenderEffect::EphemeralDone(key, EphemeralEnd::LinkLost));
+        }
+    }
+
+    /// The peer broke the protocol.
+    fn violation(&mut self, what: &'static str) {
+        if let Some(link) = self.link.take() {
+            self.effects.push_back(SenderEffect::Close(link.number, what));
+            self.forget_link();
+        }
+    }
+
+    fn store_failed(&mut self) {
+        for lane in self.lanes.values_mut() {
+            lane.loading = false;
+            lane.late.clear();
+            if lane.phase == Phase::Renumbering {
+                lane.phase = Phase::Closed;
+            }
+        }
+        self.violation("the store failed");
+    }
+
+    fn frame(&mut self, number: LinkNumber, frame: Back) {
+        if self.link.as_ref().is_none_or(|link| link.number != number) {
+            return; // From a link that was replaced.
+        }
+        match frame {
+            Back::Welcome(welcome) => self.welcome(&welcome),
+            Back::Refused(refusal) => self.refused_link(refusal),
+            Back::LaneState(state) => self.lane_state(state),
+            Back::Ack { lane, high } => self.ack(lane, high),
+            Back::Outcome(outcome) => self.outcome(outcome),
+            Back::Full(full) => self.full(&full),
+            Back::Ready { lane } => self.ready(lane),
+            Back::EphemeralResult { number, outcome } => {
+                if let Some(key) = self.ephemerals.finish(number) {
+                    self.effects.push_back(SenderEffect::EphemeralDone(key, EphemeralEnd::Answered(outcome)));
+                }
+            }
+            Back::Bye => self.violation("the peer is shutting down"),
+        }
+    }
+
+    fn welcome(&mut self, welcome: &Welcome) {
+        let Some(link) = self.link.as_mut() else { return };
+        if link.state == PeerState::Up {
+            return self.violation("WELCOME twice");
+        }
+        link.state = PeerState::Up;
+        link.max_message_bytes = welcome.max_message_bytes;
+        self.open_all();
+        self.pump_ephemerals();
+    }
+
+    fn refused_link(&mut self, refusal: Refusal) {
+        let Some(link) = self.link.as_mut() else { return };
+        link.state = PeerState::Refused(refusal);
+        link.numbers.clear();
+        self.effects.push_back(SenderEffect::Hide);
+        self.lanes.values_mut().for_each(Lane::close);
+        for key in self.ephemerals.link_lost() {
+            self.effects.push_back(SenderEffect::EphemeralDone(key, EphemeralEnd::Untrusted));
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = self.now;
+        let due: Vec<Channel> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| matches!(lane.phase, Phase::Full { retry_at, .. } if retry_at <= now))
+            .map(|(channel, _)| channel.clone())
+            .collect();
+        for channel in due {
+            if let Some(lane) = self.lanes.get_mut(&channel) {
+                // One row only: the peer may still be full.
+                lane.phase = Phase::Flowing;
+                lane.credit = 1;
+                self.pump(&channel);
+            }
+        }
+        for key in self.ephemerals.expire(now) {
+            let end = match self.state() {
+                PeerState::Refused(_) => EphemeralEnd::Untrusted,
+                _ => EphemeralEnd::Unreachable,
+            };
+            self.effects.push_back(SenderEffect::EphemeralDone(key, end));
+        }
+    }
+
+    fn ephemeral(&mut self, message: Waiting) {
+        if let Err(key) = self.ephemerals.push(message) {
+            self.effects.push_back(SenderEffect::EphemeralDone(key, EphemeralEnd::QueueFull));
+        }
+        self.pump_ephemerals();
+    }
+
+    fn pump_ephemerals(&mut self) {
+        let max = self.link.as_ref().map_or(0, |link| link.max_message_bytes);
+        while self.is_up()
+            && let Some((number, message)) = self.ephemerals.pop()
+        {
+            if message.content.payload.len() as u64 > max {
+                self.ephemerals.finish(number);
+                self.effects.push_back(SenderEffect::EphemeralDone(message.key, EphemeralEnd::TooLarge(max)));
+                continue;
+            }
+            self.send(Forward::Ephemeral(Ephemeral { number, channel: message.channel, content: message.content }));
+        }
+    }
+}
