@@ -33,8 +33,13 @@ pub fn parse_filter(filter: &str) -> Result<EnvFilter, FilterError> {
             return Err(FilterError::BareWord((*directive).to_owned()));
         }
     }
+    // The libraries below tell at info what the daemon tells in its own words.
+    let quiet = ["libp2p_swarm=warn", "libp2p_mdns=warn"];
+    let levels = || directives.iter().filter_map(|directive| directive.parse::<LevelFilter>().ok());
+    let quiet = quiet.into_iter().filter(|_| levels().all(|level| level == LevelFilter::INFO));
+    let all: Vec<&str> = quiet.chain(directives.iter().copied()).collect();
     let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
-    Ok(builder.parse(directives.join(","))?)
+    Ok(builder.parse(all.join(","))?)
 }
 
 /// Starts logging for the whole process. Under systemd, whose journal has its
