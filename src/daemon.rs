@@ -185,20 +185,26 @@ impl Daemon {
         let (grace, socket) = (settings.shutdown_grace, settings.socket.clone());
         let api = Api::new(delivery.clone(), settings, stop.clone());
         let mut server = tokio::spawn(api::serve(api, listener, stop.clone()));
+        let mut served = false;
         let failure = tokio::select! {
+            // A stop ends the server too, perhaps before this is looked at.
+            biased;
             () = stop.cancelled() => None,
             Some(cause) = failures.recv() => Some(RunError::Network(cause)),
-            ended = &mut server => Some(match ended {
-                Ok(Ok(())) => RunError::Network("the API ended by itself".to_owned()),
-                Ok(Err(error)) => error.into(),
-                Err(error) => RunError::Network(format!("the API's task failed: {error}")),
-            }),
+            ended = &mut server => {
+                served = true;
+                Some(match ended {
+                    Ok(Ok(())) => RunError::Network("the API ended by itself".to_owned()),
+                    Ok(Err(error)) => error.into(),
+                    Err(error) => RunError::Network(format!("the API's task failed: {error}")),
+                })
+            }
         };
         tracing::info!(grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX), "shutting down");
         stop.cancel();
         // Calls get a part of the grace; a client that keeps its connection
         // open would hold the server for ever.
-        if timeout(grace / CALLS_SHARE, &mut server).await.is_err() {
+        if !served && timeout(grace / CALLS_SHARE, &mut server).await.is_err() {
             server.abort();
             tracing::info!("connections of clients that were still open are cut");
         }
