@@ -46,7 +46,8 @@ pub(crate) struct Options {
 /// A daemon with a directory that outlives its process.
 pub(crate) struct Daemon {
     dir: TempDir,
-    options: Options,
+    /// Of the next start.
+    pub(crate) options: Options,
     child: Option<Child>,
 }
 
@@ -130,6 +131,11 @@ impl Daemon {
             assert!(Instant::now() < deadline, "the daemon does not serve:\n{}", self.log());
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Hands the process over to a test that ends it in a way of its own.
+    pub(crate) fn take_child(&mut self) -> Child {
+        self.child.take().expect("the daemon runs")
     }
 
     /// SIGKILL, as a crash.
