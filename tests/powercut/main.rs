@@ -5,9 +5,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-#[path = "powercut/mod.rs"]
+#[path = "mod.rs"]
 mod cutter;
+#[path = "../skip/mod.rs"]
 mod skip;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::{
