@@ -1,0 +1,259 @@
+//! What the protocol's sender asks of the store: lanes, their rows and their
+//! epochs.
+
+use super::*;
+
+impl Db {
+    /// All lanes to a peer.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn lanes_to(&self, peer: &PeerId) -> Result<Vec<LaneInfo>, StoreError> {
+        let mut statement = self.connection.prepare_cached(LANE_INFO)?;
+        let rows = statement.query_map(params![peer.to_bytes(), None::<&str>], lane_info)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    pub(super) fn lane_info(&self, peer: &PeerId, channel: &str) -> Result<Option<LaneInfo>, StoreError> {
+        let mut statement = self.connection.prepare_cached(LANE_INFO)?;
+        Ok(statement.query_row(params![peer.to_bytes(), channel], lane_info).optional()?)
+    }
+
+    /// Peers that have something to hear.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn waiting_peers(&self) -> Result<Vec<PeerId>, StoreError> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT DISTINCT peer FROM out_lane l WHERE last > acked \
+             OR EXISTS (SELECT 1 FROM sent s WHERE s.lane = l.id AND s.pending != 0)",
+        )?;
+        let rows = statement.query_map([], |row| peer(&row.get::<_, Vec<u8>>(0)?))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// See [`crate::protocol::SenderEffect::Prepare`].
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn prepare_lane(
+        &mut self,
+        peer: &PeerId,
+        channel: &str,
+        epoch: Epoch,
+        high: Seq,
+        gaps: &[(Seq, Seq)],
+    ) -> Result<Option<Prepared>, StoreError> {
+        let Some(lane) = self.lane_in(peer, channel, epoch)? else { return Ok(None) };
+        self.live.insert(lane.id);
+        if lane.exposed < lane.last {
+            self.connection.prepare_cached("UPDATE out_lane SET exposed = last WHERE id = ?1")?.execute([lane.id])?;
+        }
+        let tag_at = self
+            .connection
+            .prepare_cached("SELECT tag FROM outbox WHERE row = ?1")?
+            .query_row([key(lane.id, high)], |row| row.get::<_, i64>(0))
+            .optional()?
+            .filter(|_| high > lane.acked && high <= lane.last)
+            .map(i64::cast_unsigned);
+        let mut unresolved: Vec<String> = self
+            .connection
+            .prepare_cached("SELECT id FROM sent WHERE lane = ?1 AND pending != 0 AND seq <= ?2 ORDER BY seq LIMIT ?3")?
+            .query_map(
+                params![lane.id, lane.acked.max(high).min(lane.last).cast_signed(), MAX_UNRESOLVED as i64 + 1],
+                |row| row.get(0),
+            )?
+            .collect::<Result<_, _>>()?;
+        let more_unresolved = unresolved.len() > MAX_UNRESOLVED;
+        unresolved.truncate(MAX_UNRESOLVED);
+        let LaneRow { acked, acked_tag, last, .. } = lane;
+        let gap_is_message = self.gap_is_message(&lane, high, gaps)?;
+        Ok(Some(Prepared { acked, acked_tag, last, tag_at, gap_is_message, unresolved, more_unresolved }))
+    }
+
+    /// Whether the peer was told to skip what is a message here, as far as it
+    /// remembers; when it may have forgotten, the answer is yes, because a
+    /// renumbering is safe where a wrong comparison is not.
+    pub(super) fn gap_is_message(&self, lane: &LaneRow, high: Seq, gaps: &[(Seq, Seq)]) -> Result<bool, StoreError> {
+        if gaps.len() >= MAX_GAPS && gaps.first().is_some_and(|(first, _)| *first > lane.acked + 1) {
+            return Ok(true);
+        }
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM outbox WHERE row BETWEEN ?1 AND ?2 AND buried = 0)")?;
+        for &(first, last) in gaps {
+            let (first, last) = (first.max(lane.acked + 1), last.min(high).min(lane.last));
+            if first <= last && statement.query_row([key(lane.id, first), key(lane.id, last)], |row| row.get(0))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// See [`crate::protocol::SenderEffect::Hide`].
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn hide_lanes(&mut self, peer: &PeerId) -> Result<(), StoreError> {
+        let mut statement = self.connection.prepare_cached("SELECT id FROM out_lane WHERE peer = ?1")?;
+        for id in statement.query_map([peer.to_bytes()], |row| row.get(0))? {
+            self.live.remove(&id?);
+        }
+        Ok(())
+    }
+
+    /// Reads rows of a lane. A row that fails its checksum comes back as a
+    /// tombstone, is one from now on, and is logged.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn load_rows(
+        &mut self,
+        peer: &PeerId,
+        channel: &str,
+        epoch: Epoch,
+        from: Seq,
+        max_bytes: u64,
+        max_rows: usize,
+    ) -> Result<Vec<OutRow>, StoreError> {
+        let Some(lane) = self.lane_in(peer, channel, epoch)? else { return Ok(Vec::new()) };
+        let (rows, damaged) = self.read_rows(&lane, from, max_bytes, max_rows)?;
+        for id in damaged {
+            tracing::error!(%peer, channel, id, "a queued message is damaged on disk and cannot be sent");
+            self.bury(&lane, &id, Final::Expired)?;
+        }
+        Ok(rows)
+    }
+
+    pub(super) fn read_rows(
+        &self,
+        lane: &LaneRow,
+        from: Seq,
+        max_bytes: u64,
+        max_rows: usize,
+    ) -> Result<(Vec<OutRow>, Vec<String>), StoreError> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT row, tag, buried, expires_at, cost, id, kind, reply_to, timestamp, metadata, payload, checksum \
+             FROM outbox WHERE row BETWEEN ?1 AND ?2 ORDER BY row",
+        )?;
+        let mut found = statement.query([key(lane.id, from.max(lane.acked + 1)), key(lane.id, lane.last)])?;
+        let (mut rows, mut damaged, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while let Some(row) = found.next()? {
+            if !rows.is_empty() && (bytes >= max_bytes || rows.len() >= max_rows) {
+                break;
+            }
+            let key: i64 = row.get(0)?;
+            let id: String = row.get(5)?;
+            let buried: i64 = row.get(2)?;
+            let body = if buried == 0 {
+                match content(row, 5, key, "a message") {
+                    Ok(content) => RowBody::Message(content),
+                    Err(_) => {
+                        damaged.push(id.clone());
+                        RowBody::Tombstone { id }
+                    }
+                }
+            } else {
+                RowBody::Tombstone { id }
+            };
+            bytes += row.get::<_, i64>(4)?.cast_unsigned();
+            let (tag, expires_at) = (row.get::<_, i64>(1)?.cast_unsigned(), row.get::<_, i64>(3)?.cast_unsigned());
+            rows.push(OutRow { seq: position(key), tag, expires_at, body });
+        }
+        Ok((rows, damaged))
+    }
+
+    /// See [`crate::protocol::SenderEffect::Acked`].
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn acked(&mut self, peer: &PeerId, channel: &str, epoch: Epoch, seq: Seq, tag: Tag) -> Result<(), StoreError> {
+        let Some(lane) = self.lane_in(peer, channel, epoch)?.filter(|lane| lane.acked < seq && seq <= lane.last) else {
+            return Ok(());
+        };
+        let range = params![key(lane.id, lane.acked + 1), key(lane.id, seq)];
+        let (messages, bytes) = self
+            .connection
+            .prepare_cached("SELECT count(*), ifnull(sum(cost), 0) FROM outbox WHERE row BETWEEN ?1 AND ?2")?
+            .query_row(range, |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
+        self.connection.prepare_cached("DELETE FROM outbox WHERE row BETWEEN ?1 AND ?2")?.execute(range)?;
+        self.connection
+            .prepare_cached(
+                "UPDATE out_lane SET acked=?2, acked_tag=?3, bytes=bytes-?4, messages=messages-?5 WHERE id=?1",
+            )?
+            .execute(params![lane.id, seq.cast_signed(), tag.cast_signed(), bytes, messages])?;
+        self.outbox.messages = self.outbox.messages.saturating_sub(messages.cast_unsigned());
+        self.outbox.bytes = self.outbox.bytes.saturating_sub(bytes.cast_unsigned());
+        Ok(())
+    }
+
+    /// See [`crate::protocol::SenderEffect::Resolved`].
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn resolved(&mut self, peer: &PeerId, channel: &str, id: &str, stored: bool) -> Result<(), StoreError> {
+        let Some(lane) = self.lane(peer, channel)? else { return Ok(()) };
+        self.connection
+            .prepare_cached(
+                "UPDATE sent SET final = iif(?3, ?4, pending), pending = 0 WHERE id = ?1 AND lane = ?2 AND pending != 0",
+            )?
+            .execute(params![id, lane.id, stored, Final::Stored.number()])?;
+        Ok(())
+    }
+
+    /// See [`crate::protocol::SenderEffect::Lost`].
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn count_lost(&mut self, peer: &PeerId, channel: &str, count: u64) -> Result<(), StoreError> {
+        self.connection
+            .prepare_cached("UPDATE out_lane SET lost = lost + ?3 WHERE peer = ?1 AND channel = ?2")?
+            .execute(params![peer.to_bytes(), channel, count.cast_signed()])?;
+        Ok(())
+    }
+
+    /// See [`crate::protocol::SenderEffect::Renumber`].
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn renumber(&mut self, peer: &PeerId, channel: &str, epoch: Epoch) -> Result<Option<LaneInfo>, StoreError> {
+        let Some(lane) = self.lane_in(peer, channel, epoch)? else { return self.lane_info(peer, channel) };
+        self.mint(lane.id)?;
+        self.connection.prepare_cached("UPDATE out_lane SET exposed = last WHERE id = ?1")?.execute([lane.id])?;
+        self.live.remove(&lane.id);
+        self.lane_info(peer, channel)
+    }
+
+    /// Gives a lane a new epoch and remembers the one it leaves.
+    pub(super) fn mint(&mut self, lane: i64) -> Result<(), StoreError> {
+        let (left, mut previous) = self
+            .connection
+            .prepare_cached("SELECT epoch, acked, previous FROM out_lane WHERE id = ?1")?
+            .query_row([lane], |row| {
+                let left = (row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned());
+                Ok((left, decode_epochs(row.get_ref(2)?.as_blob()?)))
+            })?;
+        previous.insert(0, left);
+        previous.truncate(MAX_EPOCHS);
+        let (fresh, previous) = (self.random(), encode_epochs(&previous));
+        self.connection
+            .prepare_cached("UPDATE out_lane SET epoch = ?2, previous = ?3 WHERE id = ?1")?
+            .execute(params![lane, fresh.cast_signed(), previous])?;
+        Ok(())
+    }
+
+    /// Gives every lane a new epoch: at each start of the daemon, so that what
+    /// it writes is never taken for what another run wrote from the same copy
+    /// of the store.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn mint_epochs(&mut self) -> Result<(), StoreError> {
+        let lanes: Vec<i64> = self
+            .connection
+            .prepare("SELECT id FROM out_lane WHERE last > 0")?
+            .query_map([], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        lanes.into_iter().try_for_each(|lane| self.mint(lane))
+    }
+}
