@@ -168,10 +168,22 @@ enum Taken {
     Full(OutboxLimit),
 }
 
+/// An error undoes the whole operation of the store; what is refused has changed
+/// nothing.
 fn take(db: &mut Db, local: PeerId, message: NewMessage, now: Millis) -> Result<Taken, StoreError> {
+    if message.peer == local {
+        // A full inbox is noticed after the outbox has taken it.
+        return match db.isolated(|db| enqueue(db, Some(message.clone()), message, now)) {
+            Err(StoreError::InboxFull) => Ok(Taken::OwnFull),
+            other => other,
+        };
+    }
+    enqueue(db, None, message, now)
+}
+
+fn enqueue(db: &mut Db, own: Option<NewMessage>, message: NewMessage, now: Millis) -> Result<Taken, StoreError> {
     let (peer, channel, id) = (message.peer, message.channel.clone(), message.content.id.clone());
-    let own = (peer == local).then(|| message.clone());
-    let taken = db.isolated(|db| match db.enqueue(message, now, clock::wall_ms())? {
+    match db.enqueue(message, now, clock::wall_ms())? {
         Enqueued::Duplicate(record) => Ok(Taken::Duplicate(record)),
         Enqueued::Conflict => Ok(Taken::Conflict { id }),
         Enqueued::Full(limit) => Ok(Taken::Full(limit)),
@@ -179,10 +191,6 @@ fn take(db: &mut Db, local: PeerId, message: NewMessage, now: Millis) -> Result<
             None => Ok(Taken::Out { queued, peer, channel, id }),
             Some(message) => take_own(db, message, &queued, now),
         },
-    });
-    match taken {
-        Err(StoreError::InboxFull) => Ok(Taken::OwnFull),
-        other => other,
     }
 }
 

@@ -133,6 +133,9 @@ impl Db {
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        // What a savepoint would undo is a few pages: they need no file, to
+        // which each would be written first.
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
         schema::migrate(&mut connection)?;
         let mut db =
             Self { connection, options, outbox: Fill::default(), inbox: Fill::default(), live: BTreeSet::new(), rng };
