@@ -14,7 +14,7 @@ use super::{
     messages::Checked,
 };
 use crate::{
-    delivery::{Delivered, DeliveryError, ListenSpec, Listener, Receipts, Sent},
+    delivery::{Delivered, Delivery, DeliveryError, ListenSpec, Listener, Pending, Receipts, SendSpec, Sent},
     proto::{self, AckMode, Wait, listen_response, send_stream_response},
 };
 
@@ -25,6 +25,9 @@ const MAX_ITEMS: usize = 4096;
 /// Messages of one SendStream whose ends are waited for. Past that nothing
 /// more is read from it.
 const MAX_UNDER_WAY: usize = 16 * 1024;
+/// Bytes of one SendStream that wait for the commit before theirs to end. Past
+/// that nothing more is read from it.
+const MAX_WAITING_BYTES: u64 = 8 * 1024 * 1024;
 /// Frames that wait for a client to read them; a frame of deliveries has up to
 /// 1 MiB.
 const FRAMES: usize = 4;
@@ -36,16 +39,64 @@ pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send
 
 type EphemeralEnd = (u64, Result<Sent, DeliveryError>);
 
+/// Number and wish of each item of a commit, and what became of them.
+type Committed = (Vec<(u64, Wait)>, Result<Vec<Result<Pending, DeliveryError>>, DeliveryError>);
+
+type Commit = Pin<Box<dyn Future<Output = Committed> + Send>>;
+
 /// Items of a SendStream whose ends are waited for.
 #[derive(Default)]
 struct UnderWay {
     durable: Receipts,
     ephemeral: FuturesUnordered<Pin<Box<dyn Future<Output = EphemeralEnd> + Send>>>,
+    /// One commit at a time, which keeps the order; what comes meanwhile goes
+    /// into the next, so that small frames share one.
+    commit: Option<Commit>,
+    committing: usize,
+    specs: Vec<SendSpec>,
+    asked: Vec<(u64, Wait)>,
+    waiting_bytes: u64,
 }
 
 impl UnderWay {
     fn len(&self) -> usize {
-        self.durable.len() + self.ephemeral.len()
+        self.durable.len() + self.ephemeral.len() + self.committing + self.specs.len()
+    }
+
+    fn has_room(&self) -> bool {
+        self.len() < MAX_UNDER_WAY && self.waiting_bytes < MAX_WAITING_BYTES
+    }
+
+    fn wait_for_commit(&mut self, at: u64, wait: Wait, spec: SendSpec) {
+        self.waiting_bytes += spec.content.cost();
+        self.specs.push(spec);
+        self.asked.push((at, wait));
+    }
+
+    /// Begins the next commit if there is something for it and none runs.
+    fn begin_commit(&mut self, delivery: &Delivery) {
+        if self.commit.is_some() || self.specs.is_empty() {
+            return;
+        }
+        self.waiting_bytes = 0;
+        let (specs, asked) = (std::mem::take(&mut self.specs), std::mem::take(&mut self.asked));
+        self.committing = specs.len();
+        let delivery = delivery.clone();
+        self.commit = Some(Box::pin(async move { (asked, delivery.send(specs).await) }));
+    }
+
+    /// Receipts of committed items that are known at once.
+    fn take_committed(&mut self, (asked, answers): Committed) -> Result<Vec<proto::Receipt>, Status> {
+        self.committing = 0;
+        let mut receipts = Vec::new();
+        for ((at, wait), answer) in asked.into_iter().zip(answers?) {
+            match answer {
+                Err(error) => receipts.push(refused(at, &error.into())),
+                Ok(pending) if wait == Wait::Queued => receipts.push(taken(at, pending.sent)),
+                Ok(pending) => receipts.extend(self.durable.push(at, pending).map(|sent| taken(at, sent))),
+            }
+        }
+        Ok(receipts)
     }
 
     /// Receipts of an ephemeral item that ended, and of those that ended with
@@ -58,6 +109,18 @@ impl UnderWay {
             next = self.ephemeral.next().now_or_never().flatten();
         }
         receipts
+    }
+}
+
+/// Resolves when there is something to resolve.
+async fn committed(commit: &mut Option<Commit>) -> Committed {
+    match commit {
+        Some(under_way) => {
+            let done = under_way.await;
+            *commit = None;
+            done
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -142,13 +205,16 @@ impl Api {
         let mut under_way = UnderWay::default();
         let mut reading = true;
         while reading || under_way.len() > 0 {
+            under_way.begin_commit(&self.delivery);
             let receipts = tokio::select! {
                 biased;
-                ended = under_way.durable.next(&self.delivery) => {
+                done = committed(&mut under_way.commit) => under_way.take_committed(done)?,
+                peer = under_way.durable.moved() => {
+                    let ended = under_way.durable.take_ended(&self.delivery, &peer).await;
                     ended.into_iter().map(|(at, sent)| taken(at, sent)).collect()
                 }
                 Some(ended) = under_way.ephemeral.next() => under_way.ended(ended),
-                batch = items.next(), if reading && under_way.len() < MAX_UNDER_WAY => match batch {
+                batch = items.next(), if reading && under_way.has_room() => match batch {
                     Some(batch) => self.take_items(batch?.items, &mut under_way).await?,
                     None => {
                         reading = false;
@@ -161,8 +227,8 @@ impl Api {
         Ok(())
     }
 
-    /// Puts a frame's items into the outbox; returns the receipts that are
-    /// known at once.
+    /// Checks a frame's items and passes on the ephemeral ones; returns the
+    /// receipts of those that are refused.
     async fn take_items(
         &self,
         items: Vec<proto::SendItem>,
@@ -172,7 +238,7 @@ impl Api {
             let text = format!("items has {} entries; the limit is {MAX_ITEMS} a frame", items.len());
             return Err(bad_field("items", text));
         }
-        let (mut receipts, mut specs, mut asked) = (Vec::new(), Vec::new(), Vec::new());
+        let mut receipts = Vec::new();
         for item in items {
             let Some(request) = item.request else {
                 let status = bad_field("request", "request is missing".to_owned());
@@ -188,21 +254,8 @@ impl Api {
                         Err(error) => receipts.push(refused(at, &error.into())),
                     }
                 }
-                Ok(Checked { spec, wait, .. }) => {
-                    specs.push(spec);
-                    asked.push((item.r#ref, wait));
-                }
+                Ok(Checked { spec, wait, .. }) => under_way.wait_for_commit(item.r#ref, wait, spec),
                 Err(status) => receipts.push(refused(item.r#ref, &status)),
-            }
-        }
-        if specs.is_empty() {
-            return Ok(receipts);
-        }
-        for ((at, wait), answer) in asked.into_iter().zip(self.delivery.send(specs).await?) {
-            match answer {
-                Err(error) => receipts.push(refused(at, &error.into())),
-                Ok(pending) if wait == Wait::Queued => receipts.push(taken(at, pending.sent)),
-                Ok(pending) => receipts.extend(under_way.durable.push(at, pending).map(|sent| taken(at, sent))),
             }
         }
         Ok(receipts)

@@ -607,21 +607,9 @@ impl Receipts {
         None
     }
 
-    /// Waits for the next ends and takes them out. Never resolves while none
-    /// is waited for.
-    pub async fn next(&mut self, delivery: &Delivery) -> Vec<(u64, Sent)> {
-        loop {
-            let peer = self.moved().await;
-            let ended = self.take_ended(delivery, &peer).await;
-            if !ended.is_empty() {
-                self.count -= ended.len();
-                return ended;
-            }
-        }
-    }
-
-    /// A peer whose messages are to be looked at.
-    async fn moved(&mut self) -> PeerId {
+    /// Waits for a peer some of whose messages may have ended. Never resolves
+    /// while none is waited for. Can be dropped at any time.
+    pub async fn moved(&mut self) -> PeerId {
         if self.count == 0 {
             return std::future::pending().await;
         }
@@ -635,7 +623,9 @@ impl Receipts {
         futures::future::select_all(changes).await.0
     }
 
-    async fn take_ended(&mut self, delivery: &Delivery, peer: &PeerId) -> Vec<(u64, Sent)> {
+    /// Takes out what has ended of a peer's messages. Must run to its end: what
+    /// it has taken out is gone with it.
+    pub async fn take_ended(&mut self, delivery: &Delivery, peer: &PeerId) -> Vec<(u64, Sent)> {
         let mut ended = Vec::new();
         let Some((outbox, _)) = self.watches.get(peer) else { return ended };
         let outbox = outbox.clone();
@@ -653,6 +643,7 @@ impl Receipts {
             }
         }
         self.lanes.retain(|_, queue| !queue.is_empty());
+        self.count -= ended.len();
         ended
     }
 }
