@@ -67,6 +67,9 @@ pub struct Listener {
     cursor: u64,
     attempts: Attempts,
     unacknowledged: bool,
+    /// The last look into the store found nothing: it is worth another only
+    /// after a wake.
+    dry: bool,
 }
 
 impl Delivery {
@@ -92,6 +95,7 @@ impl Delivery {
                 cursor: 0,
                 attempts,
                 unacknowledged: false,
+                dry: false,
             });
         }
         let hold = self.inner.hub.hold(&spec.channel, &spec.consumer, spec.pid.clone())?;
@@ -113,6 +117,7 @@ impl Delivery {
             cursor: state.cursor,
             attempts: Attempts::decode(&state.attempts),
             unacknowledged: false,
+            dry: false,
         })
     }
 
@@ -152,16 +157,22 @@ impl Listener {
     pub async fn next(&mut self) -> Result<Vec<Delivered>, DeliveryError> {
         self.acknowledge_handed().await?;
         loop {
-            // First mark as seen, then read: a wake between the two is kept.
-            self.seat.wake.borrow_and_update();
-            let batch = self.read().await?;
-            if !batch.is_empty() {
-                return Ok(batch);
+            if !self.dry || self.seat.wake.has_changed().map_err(|_| DeliveryError::Closed)? {
+                // First mark as seen, then read: a wake between the two is kept.
+                self.seat.wake.borrow_and_update();
+                let batch = self.read().await?;
+                self.dry = batch.is_empty();
+                if !self.dry {
+                    return Ok(batch);
+                }
             }
             tokio::select! {
                 biased;
                 Some(arrival) = self.seat.ephemerals.recv() => return Ok(self.ephemerals(arrival)),
-                woken = self.seat.wake.changed() => woken.map_err(|_| DeliveryError::Closed)?,
+                woken = self.seat.wake.changed() => {
+                    woken.map_err(|_| DeliveryError::Closed)?;
+                    self.dry = false;
+                }
             }
         }
     }
