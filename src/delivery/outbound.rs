@@ -41,6 +41,8 @@ const MAX_APPENDED: usize = 8192;
 const MAX_APPENDED_BYTES: u64 = 8 * 1024 * 1024;
 /// Frames taken from a link at a time.
 const MAX_FRAMES: usize = 256;
+/// Requests taken from the mailbox at a time.
+const MAX_REQUESTS: usize = 256;
 /// How long acknowledgements wait to be written together.
 const ACK_DELAY: Duration = Duration::from_millis(25);
 /// How long to wait after a failure of the store.
@@ -222,7 +224,7 @@ impl Task {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let mut book = self.inner.book_version.subscribe();
         let stop = self.inner.stop.clone();
-        let mut received = Vec::new();
+        let (mut received, mut asked) = (Vec::new(), Vec::new());
         loop {
             self.carry_out();
             self.tell_wanted().await;
@@ -238,7 +240,9 @@ impl Task {
                     Told::Room(alive) => self.refill(alive),
                     Told::Frames(count) => self.received(count, &mut received),
                 },
-                Some(request) = requests.recv() => self.request(request),
+                _ = requests.recv_many(&mut asked, MAX_REQUESTS) => {
+                    asked.drain(..).for_each(|request| self.request(request));
+                }
                 () = self.outbox.news.notified(), if self.scanned => self.take_appended(),
                 _ = book.changed() => self.check_trust(),
                 () = at(tick) => self.handle(SenderInput::Tick),
