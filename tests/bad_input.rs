@@ -1,0 +1,361 @@
+//! Bad requests, full queues and clients that misbehave: a clear error each,
+//! nothing is lost, and the daemon goes on.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::time::Duration;
+
+use p2p_node::proto::{self, AckMode, MessageState, Reason, Wait, listen_response::Frame};
+use support::{Client, DEADLINE, Daemon, Options, eventually, loopback, message, pair, send_to};
+use tokio::time::timeout;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+/// The error has this code and says all of this.
+fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, says: &[&str]) {
+    let error = answer.unwrap_err();
+    assert_eq!(error.code(), code, "{error}");
+    for text in says {
+        assert!(error.message().contains(text), "{:?} does not say {text:?}", error.message());
+    }
+    if code == Code::InvalidArgument {
+        let fields = error.get_details_bad_request().expect("details").field_violations;
+        assert!(!fields[0].field.is_empty());
+    }
+}
+
+fn limits(text: &str) -> Options {
+    Options { config: format!("[limits]\n{text}"), ..loopback() }
+}
+
+async fn pair_with(from: Options, to: Options) -> (Daemon, Daemon) {
+    let (a, b) = (Daemon::start_with(from).await, Daemon::start_with(to).await);
+    a.add(&b).await;
+    b.add(&a).await;
+    (a, b)
+}
+
+fn stranger() -> String {
+    libp2p::identity::Keypair::generate_ed25519().public().to_peer_id().to_string()
+}
+
+fn manual(channel: &str, consumer: &str) -> proto::ListenRequest {
+    proto::ListenRequest {
+        channel: channel.to_owned(),
+        consumer: consumer.to_owned(),
+        ack_mode: AckMode::Manual.into(),
+        ..proto::ListenRequest::default()
+    }
+}
+
+fn ack(channel: &str, cursor: u64) -> proto::AckRequest {
+    proto::AckRequest { channel: channel.to_owned(), cursor, ..proto::AckRequest::default() }
+}
+
+fn queued(peer: &str, message: proto::Message) -> proto::SendRequest {
+    proto::SendRequest { wait: Wait::Queued.into(), ..send_to(peer, message) }
+}
+
+async fn next(stream: &mut tonic::Streaming<proto::ListenResponse>) -> Result<Vec<proto::Delivery>, Status> {
+    loop {
+        let frame = timeout(DEADLINE, stream.message()).await.expect("a frame in time")?.expect("an open stream");
+        if let Some(Frame::Deliveries(batch)) = frame.frame {
+            return Ok(batch.deliveries);
+        }
+    }
+}
+
+/// Messages still go from one to the other.
+async fn still_work(a: &Daemon, b: &Daemon) {
+    let peer = b.peer_id().await;
+    let sent = a.client().await.send(send_to(&peer, message("alive", "", "x"))).await.unwrap().into_inner();
+    assert_eq!(sent.state(), MessageState::Stored, "{sent:?}");
+}
+
+// Requests
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_send_says_what_is_wrong() {
+    let (a, b) = pair().await;
+    let mut client = a.client().await;
+    let peer = b.peer_id().await;
+    let one = || message("", "", "x");
+    let mut entries = one();
+    entries.metadata = (0..65).map(|n| (n.to_string(), String::new())).collect();
+    let mut large = one();
+    large.metadata.insert("k".to_owned(), "v".repeat(16 * 1024));
+    let long = "n".repeat(129);
+    let (stranger, cut) = (stranger(), &peer[..peer.len() - 1]);
+    let typed = proto::Message { r#type: "t".repeat(257), ..one() };
+    let reply = proto::Message { reply_to: "t".repeat(257), ..one() };
+    let before = proto::Message { timestamp: -5, ..one() };
+    let bare = proto::SendRequest { message: None, ..send_to(&peer, one()) };
+    let wait = proto::SendRequest { wait: 77, ..send_to(&peer, one()) };
+    let ttl = proto::SendRequest { ttl_ms: u64::MAX, ..send_to(&peer, one()) };
+    let payload = message("", "", vec![0; (1 << 20) + 1]);
+    use Code::{InvalidArgument as Invalid, NotFound};
+    let longest = u64::MAX.to_string();
+    let cases: Vec<(proto::SendRequest, Code, Vec<&str>)> = vec![
+        (send_to("", one()), Invalid, vec!["peer is empty", "give"]),
+        (send_to(cut, one()), Invalid, vec!["peer", cut, "copied whole"]),
+        (send_to("nobody", one()), NotFound, vec!["nobody", "peer ls"]),
+        (send_to(&stranger, one()), NotFound, vec![&stranger, "peer add"]),
+        (bare, Invalid, vec!["message is missing"]),
+        (send_to(&peer, message("", &long, "x")), Invalid, vec!["message.id", "129", "128"]),
+        (send_to(&peer, message(&long, "", "x")), Invalid, vec!["message.channel", "129", "128"]),
+        (send_to(&peer, typed), Invalid, vec!["message.type", "257", "256"]),
+        (send_to(&peer, reply), Invalid, vec!["message.reply_to", "257", "256"]),
+        (send_to(&peer, entries), Invalid, vec!["message.metadata", "65", "64"]),
+        (send_to(&peer, large), Invalid, vec!["message.metadata", "16385", "16384"]),
+        (send_to(&peer, payload), Invalid, vec!["message.payload", "1048577", "1048576", "max_message_bytes"]),
+        (send_to(&peer, before), Invalid, vec!["message.timestamp", "-5", "milliseconds"]),
+        (wait, Invalid, vec!["wait", "77", "WAIT_"]),
+        (ttl, Invalid, vec!["ttl_ms", &longest, "365 days"]),
+    ];
+    for (request, code, says) in cases {
+        refused(client.send(request).await, code, &says);
+    }
+    client.block(proto::BlockRequest { peer: stranger.clone() }).await.unwrap();
+    refused(
+        client.send(send_to(&stranger, one())).await,
+        Code::FailedPrecondition,
+        &[&stranger, "blocked", "peer add"],
+    );
+    client.send(send_to(&peer, message("", "one", "x"))).await.unwrap();
+    let other = client.send(send_to(&peer, message("", "one", "y"))).await;
+    refused(other, Code::AlreadyExists, &["\"one\"", "use another id"]);
+    still_work(&a, &b).await;
+    assert_eq!(support::receive(&mut b.client().await, "", 1).await[0].message.as_ref().unwrap().payload, "x");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_bad_requests_say_what_is_wrong() {
+    let (a, b) = pair().await;
+    let mut client = b.client().await;
+    a.client().await.send(send_to(&b.peer_id().await, message("", "", "x"))).await.unwrap();
+    let long = "n".repeat(129);
+    use Code::{InvalidArgument as Invalid, NotFound};
+    refused(client.ack(ack("", 1)).await, NotFound, &["consumer \"default\"", "Listen"]);
+    drop(client.listen(manual("", "")).await.unwrap());
+    refused(client.ack(ack("", 0)).await, Invalid, &["cursor is 0", "delivery"]);
+    refused(client.ack(ack("", 99)).await, Invalid, &["cursor 99", "last delivery", "1"]);
+    refused(client.ack(ack("", u64::MAX)).await, Invalid, &["cursor", "last delivery"]);
+    refused(client.listen(manual(&long, "")).await, Invalid, &["channel", "129", "128"]);
+    refused(client.listen(manual("", &long)).await, Invalid, &["consumer", "129", "128"]);
+    let mode = proto::ListenRequest { ack_mode: 9, ..manual("", "x") };
+    refused(client.listen(mode).await, Invalid, &["ack_mode is 9", "ACK_MODE_MANUAL"]);
+    let batch = proto::ListenRequest { max_batch: 5000, ..manual("", "x") };
+    refused(client.listen(batch).await, Invalid, &["max_batch is 5000", "4096"]);
+    let page = proto::ListMessagesRequest { page_size: 1001, ..proto::ListMessagesRequest::default() };
+    refused(client.list_messages(page).await, Invalid, &["page_size is 1001", "1000"]);
+    let token = proto::ListMessagesRequest { page_token: "?".to_owned(), ..proto::ListMessagesRequest::default() };
+    refused(client.list_messages(token).await, Invalid, &["page_token", "leave it empty"]);
+    let get = |id: &str| proto::GetMessageRequest { id: id.to_owned(), ..proto::GetMessageRequest::default() };
+    refused(client.get_message(get("")).await, Invalid, &["id is empty", "Send"]);
+    refused(client.get_message(get("none")).await, NotFound, &["\"none\""]);
+    let peer = stranger();
+    let add = |address: &str| proto::AddPeerRequest {
+        peer: peer.clone(),
+        addresses: vec![address.to_owned()],
+        ..proto::AddPeerRequest::default()
+    };
+    refused(
+        client.add_peer(add("/ip4/1.2.3/udp/x")).await,
+        Invalid,
+        &["addresses", "/ip4/1.2.3/udp/x", "give one like"],
+    );
+    let others = format!("/ip4/127.0.0.1/tcp/1/p2p/{}", stranger());
+    refused(client.add_peer(add(&others)).await, Invalid, &["addresses", "is of peer", &peer]);
+    let trust = proto::AddPeerRequest { trust: 42, addresses: Vec::new(), ..add("") };
+    refused(client.add_peer(trust).await, Invalid, &["trust is 42", "TRUST_TRUSTED"]);
+    let alias = proto::AddPeerRequest { alias: "a b".to_owned(), addresses: Vec::new(), ..add("") };
+    refused(client.add_peer(alias).await, Invalid, &["alias", "a b", "64"]);
+    let target = |address: &str| proto::ConnectRequest {
+        target: Some(proto::connect_request::Target::Address(address.to_owned())),
+    };
+    refused(client.connect(target("/ip4/127.0.0.1/tcp/1")).await, Invalid, &["address", "/p2p/PEER_ID", "append"]);
+    refused(client.connect(target("?")).await, Invalid, &["address", "no multiaddr"]);
+    refused(client.connect(proto::ConnectRequest { target: None }).await, Invalid, &["target is missing"]);
+    still_work(&a, &b).await;
+    assert_eq!(support::receive(&mut client, "", 1).await.len(), 1);
+}
+
+// Full
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_beyond_the_limit_are_refused() {
+    let a = Daemon::start_with(limits("max_streams = 4")).await;
+    let mut client = a.client().await;
+    let mut open = Vec::new();
+    for n in 0..4 {
+        open.push(client.listen(manual(&n.to_string(), "")).await.unwrap());
+    }
+    refused(client.listen(manual("x", "")).await, Code::ResourceExhausted, &["max_streams is 4", "raise"]);
+    open.pop();
+    eventually("room again", || async { a.client().await.listen(manual("x", "")).await.ok() }).await;
+}
+
+const SMALL: &str = "max_message_bytes = '64 KiB'\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_outbox_refuses_and_keeps_what_it_has() {
+    let options = limits(&format!("{SMALL}max_outbox_bytes = '256 KiB'"));
+    let (a, mut b) = pair_with(options, loopback()).await;
+    let peer = b.peer_id().await;
+    b.kill();
+    let mut client = a.client().await;
+    let mut taken = 0;
+    let error = loop {
+        match client.send(queued(&peer, message("", &taken.to_string(), vec![1; 60_000]))).await {
+            Ok(_) => taken += 1,
+            Err(error) => break error,
+        }
+        assert!(taken < 10, "nothing is refused");
+    };
+    let facts = error.get_details_error_info().unwrap().metadata;
+    let number = |key: &str| facts[key].parse::<u64>().unwrap();
+    assert_eq!((facts["limit"].as_str(), facts["owner"].as_str()), ("max_outbox_bytes", "LOCAL"));
+    assert!(number("max") == 256 * 1024 && number("used") > 60_000 * (taken - 1), "{facts:?}");
+    refused::<()>(Err(error), Code::ResourceExhausted, &["max_outbox_bytes", "262144", "raise the limit"]);
+    b.restart().await;
+    let got = support::receive(&mut b.client().await, "", taken as usize).await;
+    assert!(got.iter().map(|one| one.message.as_ref().unwrap().sequence).eq(1..=taken));
+    still_work(&a, &b).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_inbox_holds_the_sender_back() {
+    const COUNT: usize = 20;
+    for key in ["max_inbox_bytes", "max_peer_bytes"] {
+        let (a, b) = pair_with(loopback(), limits(&format!("{SMALL}{key} = '256 KiB'"))).await;
+        let peer = b.peer_id().await;
+        let mut client = a.client().await;
+        for n in 0..COUNT {
+            client.send(queued(&peer, message("", &n.to_string(), vec![1; 60_000]))).await.unwrap();
+        }
+        eventually("the reason", || async {
+            let all = a.client().await.list_messages(proto::ListMessagesRequest::default()).await.unwrap().into_inner();
+            all.messages.iter().any(|one| one.reason() == Reason::RemoteFull).then_some(())
+        })
+        .await;
+        let mut stream = b.client().await.listen(manual("", "")).await.unwrap().into_inner();
+        for n in 0..COUNT {
+            let got = next(&mut stream).await.unwrap();
+            assert_eq!(got[0].message.as_ref().unwrap().id, n.to_string(), "{key}");
+            b.client().await.ack(ack("", got[0].cursor)).await.unwrap();
+        }
+        eventually("an empty outbox", || async { (a.status().await.outbox.unwrap().messages == 0).then_some(()) })
+            .await;
+        still_work(&a, &b).await;
+    }
+}
+
+// Clients
+
+fn resident_mib(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+async fn send_many(client: &mut Client, peer: &str, count: usize, size: usize) {
+    let batches: Vec<_> = (0..count)
+        .collect::<Vec<_>>()
+        .chunks(64)
+        .map(|batch| proto::SendStreamRequest {
+            items: batch
+                .iter()
+                .map(|n| proto::SendItem {
+                    r#ref: *n as u64,
+                    request: Some(send_to(peer, message("", &n.to_string(), vec![7; size]))),
+                })
+                .collect(),
+        })
+        .collect();
+    let mut stream = client.send_stream(tokio_stream::iter(batches)).await.unwrap().into_inner();
+    let mut told = 0;
+    while let Some(frame) = timeout(DEADLINE, stream.message()).await.expect("receipts in time").unwrap() {
+        if let Some(proto::send_stream_response::Frame::Receipts(batch)) = frame.frame {
+            assert!(batch.receipts.iter().all(|one| one.code == 0), "{batch:?}");
+            told += batch.receipts.len();
+        }
+    }
+    assert_eq!(told, count);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_never_reads_harms_nobody() {
+    const COUNT: usize = 5000;
+    let (a, b) = pair().await;
+    let idle = proto::ListenRequest { max_batch: 4096, ..manual("", "idle") };
+    let unread = b.client().await.listen(idle).await.unwrap();
+    let before = resident_mib(&b);
+    send_many(&mut a.client().await, &b.peer_id().await, COUNT, 8 * 1024).await;
+    assert_eq!(support::receive(&mut b.client().await, "", COUNT).await.len(), COUNT);
+    let after = resident_mib(&b);
+    assert!(after < before + 120, "{before} MiB grew to {after} MiB");
+    drop(unread);
+    still_work(&a, &b).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_vanish_lose_nothing() {
+    let (a, b) = pair().await;
+    let peer = b.peer_id().await;
+    // Half-way through a stream, receipts unread.
+    let (items, requests) = tokio::sync::mpsc::channel(1);
+    let stream = a.client().await.send_stream(tokio_stream::wrappers::ReceiverStream::new(requests)).await.unwrap();
+    for n in 0..50u64 {
+        let request = Some(send_to(&peer, message("", &n.to_string(), "x")));
+        items.send(proto::SendStreamRequest { items: vec![proto::SendItem { r#ref: n, request }] }).await.unwrap();
+    }
+    eventually("some came", || async { (b.status().await.inbox.unwrap().messages > 0).then_some(()) }).await;
+    drop((stream, items));
+    let mut listen = b.client().await.listen(manual("", "")).await.unwrap().into_inner();
+    assert_eq!(next(&mut listen).await.unwrap()[0].attempt, 1);
+    drop(listen);
+    let mut again = eventually("the consumer is free", || async { b.client().await.listen(manual("", "")).await.ok() })
+        .await
+        .into_inner();
+    let first = next(&mut again).await.unwrap();
+    assert_eq!(first[0].message.as_ref().unwrap().sequence, 1);
+    still_work(&a, &b).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_message_is_named_and_can_be_passed() {
+    let (a, mut b) = pair().await;
+    let peer = b.peer_id().await;
+    for n in 1..=3 {
+        a.client().await.send(send_to(&peer, message("", &n.to_string(), vec![7; 10_000]))).await.unwrap();
+    }
+    assert!(b.stop().success());
+    let path = b.state_dir().join("store.db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    // Somewhere within the second payload.
+    let runs: Vec<usize> =
+        (0..bytes.len() - 3000).step_by(512).filter(|at| bytes[*at..at + 3000] == [7; 3000]).collect();
+    bytes[runs[runs.len() / 2] + 1500] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    b.restart().await;
+    let mut stream = b.client().await.listen(manual("", "")).await.unwrap().into_inner();
+    let (mut good, mut damaged) = (0, 0);
+    while good + damaged < 3 {
+        match timeout(Duration::from_secs(20), next(&mut stream)).await.expect("an answer in time") {
+            Ok(batch) => good += batch.len(),
+            Err(error) => {
+                damaged += 1;
+                let info = error.get_details_error_info().unwrap();
+                let cursor: u64 = info.metadata["cursor"].parse().unwrap();
+                refused::<()>(Err(error), Code::DataLoss, &["damaged", &format!("cursor {cursor}"), "acknowledge"]);
+                b.client().await.ack(ack("", cursor)).await.unwrap();
+                let open = || async { b.client().await.listen(manual("", "")).await.ok() };
+                stream = eventually("the consumer is free", open).await.into_inner();
+            }
+        }
+    }
+    assert_eq!((good, damaged), (2, 1));
+    still_work(&a, &b).await;
+}
