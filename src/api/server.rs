@@ -57,7 +57,9 @@ pub enum ServeError {
 /// See [`ServeError`].
 pub fn bind(path: &Path, group: &str) -> Result<UnixListener, ServeError> {
     let failed = |source| ServeError::Io { path: path.to_owned(), source };
-    if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
+    // The parent of a bare file name is "", which is no place to make.
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(directory) = parent.filter(|directory| !directory.exists()) {
         fs::create_dir_all(directory).map_err(failed)?;
         fs::set_permissions(directory, fs::Permissions::from_mode(DIRECTORY_MODE)).map_err(failed)?;
     }
