@@ -10,8 +10,8 @@ pub enum StoreError {
     Sqlite(#[from] rusqlite::Error),
     /// The file is damaged.
     #[error(
-        "the store {} is damaged ({cause}); it is left as it is. Stop the daemon, keep a copy of the file, and recover what is readable with: sqlite3 {} .recover | sqlite3 recovered.db  (then put recovered.db in its place), or move it away to begin with an empty store",
-        path.display(), path.display()
+        "the store {0} is damaged ({cause}); it is left as it is. Put a backup in its place, or begin with an empty store: stop the daemon, move {0} and the files that begin with that name to a directory elsewhere, start again, and add the peers again. What is readable of it can be looked at with: sqlite3 FILE .dump",
+        path.display()
     )]
     Damaged {
         /// The file.
