@@ -86,8 +86,8 @@ pub enum DeliveryError {
         /// Its position.
         cursor: u64,
     },
-    /// Not in the address book.
-    #[error("peer {0} is not in the address book; add it with: p2p-node peer add {0}")]
+    /// Not in the address book, or not trusted there.
+    #[error("peer {0} is not a trusted peer of the address book; add it with: p2p-node peer add {0}")]
     NotInBook(PeerId),
     /// Blocked.
     #[error("peer {0} is blocked; unblock it with: p2p-node peer add {0}")]
