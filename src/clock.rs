@@ -69,7 +69,7 @@ pub struct StoreClock {
 impl Reading {
     /// Reads the clocks. Whether the wall clock is synchronised is asked only
     /// if it matters, which is once a boot: when `mark` is of another one. May
-    /// block for [up to two seconds](TIMEDATECTL_DEADLINE) then.
+    /// block for up to two seconds then.
     ///
     /// # Errors
     /// The boot id or the boot clock cannot be read.

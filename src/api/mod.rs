@@ -1,6 +1,6 @@
 //! The gRPC service: checks requests, hands them down, maps errors.
 //!
-//! One file per group of calls; [`service`] ties them to the generated trait.
+//! One file per group of calls; `service` ties them to the generated trait.
 
 mod convert;
 mod errors;

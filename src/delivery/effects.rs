@@ -1,6 +1,6 @@
 //! What the protocol's machines want from the store, as operations on it.
 //!
-//! Shared by the tasks of [`super::outbound`] and [`super::inbound`] and by the
+//! Shared by the tasks of `super::outbound` and `super::inbound` and by the
 //! simulation, so that the latter tests what the daemon runs.
 
 use libp2p::PeerId;

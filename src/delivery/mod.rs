@@ -6,8 +6,8 @@
 //! ```
 //!
 //! [`Delivery`] is the handle. A task per peer and direction drives the
-//! protocol's machine for it ([`outbound`], [`inbound`]); [`router`] starts
-//! them and brings links to them; [`upkeep`] does what time demands.
+//! protocol's machine for it (`outbound`, `inbound`); `router` starts
+//! them and brings links to them; `upkeep` does what time demands.
 
 mod attempts;
 mod book;
