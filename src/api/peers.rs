@@ -17,6 +17,8 @@ use crate::{
     store::{BookChange, BookPeer, Fill, Trust},
 };
 
+/// Peers of one page: with all their addresses they fit into a gRPC frame.
+const MAX_PAGE: u32 = 500;
 /// Addresses of one AddPeer.
 const MAX_ADDRESSES: usize = 16;
 
@@ -56,7 +58,10 @@ impl Api {
         peers.retain(|peer| peer.online || !request.online);
         // Those with a name first, then the book, then strangers.
         peers.sort_by_key(|peer| (peer.alias.is_empty(), peer.alias.clone(), !peer.in_book, peer.peer_id.clone()));
-        Ok(proto::ListPeersResponse { peers })
+        let (size, start) = page(&request)?;
+        let next = (peers.len() > start.saturating_add(size)).then(|| (start + size).to_string());
+        let peers = peers.into_iter().skip(start).take(size).collect();
+        Ok(proto::ListPeersResponse { peers, next_page_token: next.unwrap_or_default() })
     }
 
     fn row(&self, id: PeerId, known: &Known) -> proto::Peer {
@@ -215,6 +220,23 @@ impl Api {
         tracing::info!(%peer, "peer blocked");
         Ok(proto::BlockResponse { peer_id: peer.to_string() })
     }
+}
+
+/// Size and start of a page of peers.
+fn page(request: &proto::ListPeersRequest) -> Result<(usize, usize), Status> {
+    let size = match request.page_size {
+        0 => MAX_PAGE,
+        size if size <= MAX_PAGE => size,
+        size => return Err(bad_field("page_size", format!("page_size is {size}; the limit is {MAX_PAGE}"))),
+    };
+    let start = match request.page_token.as_str() {
+        "" => 0,
+        token => token.parse().map_err(|_| {
+            let text = "page_token is not one that ListPeers gave; leave it empty to begin anew";
+            bad_field("page_token", text.to_owned())
+        })?,
+    };
+    Ok((size as usize, start))
 }
 
 /// Each address once: the book's, those of the local network, the rest.

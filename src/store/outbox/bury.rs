@@ -85,15 +85,18 @@ impl Db {
         if !matches!(record.progress, Progress::Queued | Progress::Sent) {
             return Ok(None);
         }
+        let row = key(lane.id, record.seq);
+        let cost: Option<i64> = self
+            .connection
+            .prepare_cached("SELECT cost FROM outbox WHERE row = ?1 AND buried = 0")?
+            .query_row([row], |row| row.get(0))
+            .optional()?;
+        // One that is a tombstone already, and not final, keeps its outcome.
+        let Some(cost) = cost else { return Ok(None) };
         let (done, pending) = if record.seq <= lane.exposed { (0, why.number()) } else { (why.number(), 0) };
         self.connection
             .prepare_cached("UPDATE sent SET final = ?3, pending = ?4 WHERE id = ?1 AND lane = ?2")?
             .execute(params![id, lane.id, done, pending])?;
-        let row = key(lane.id, record.seq);
-        let cost: i64 = self
-            .connection
-            .prepare_cached("SELECT cost FROM outbox WHERE row = ?1")?
-            .query_row([row], |row| row.get(0))?;
         let empty = Content { id: id.to_owned(), payload: Bytes::new(), ..Content::default() };
         self.connection
             .prepare_cached(
@@ -102,8 +105,9 @@ impl Db {
             )?
             .execute(params![row, why.number(), TOMBSTONE_COST, checksum(row, &empty, &[])])?;
         self.connection
-            .prepare_cached("UPDATE out_lane SET bytes = bytes + ?2 WHERE id = ?1")?
+            .prepare_cached("UPDATE out_lane SET bytes = bytes + ?2, messages = messages - 1 WHERE id = ?1")?
             .execute([lane.id, TOMBSTONE_COST - cost])?;
+        self.outbox.messages = self.outbox.messages.saturating_sub(1);
         self.outbox.bytes = self.outbox.bytes.saturating_add_signed(TOMBSTONE_COST - cost);
         Ok(Some(record.seq))
     }

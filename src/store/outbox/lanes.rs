@@ -174,7 +174,10 @@ impl Db {
         let range = params![key(lane.id, lane.acked + 1), key(lane.id, seq)];
         let (messages, bytes) = self
             .connection
-            .prepare_cached("SELECT count(*), ifnull(sum(cost), 0) FROM outbox WHERE row BETWEEN ?1 AND ?2")?
+            .prepare_cached(
+                // A tombstone ceased to be a message when it became one.
+                "SELECT count(*) FILTER (WHERE buried = 0), ifnull(sum(cost), 0) FROM outbox WHERE row BETWEEN ?1 AND ?2",
+            )?
             .query_row(range, |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
         self.connection.prepare_cached("DELETE FROM outbox WHERE row BETWEEN ?1 AND ?2")?.execute(range)?;
         self.connection
