@@ -150,7 +150,16 @@ pub(super) async fn names(client: &mut Client) -> Result<Names, Failure> {
 }
 
 async fn fetch(client: &mut Client, online: bool) -> Result<Vec<Peer>, Failure> {
-    Ok(answer(ANSWER, client.list_peers(ListPeersRequest { online })).await?.peers)
+    let mut peers = Vec::new();
+    let mut request = ListPeersRequest { online, ..ListPeersRequest::default() };
+    loop {
+        let page = answer(ANSWER, client.list_peers(request.clone())).await?;
+        peers.extend(page.peers);
+        if page.next_page_token.is_empty() {
+            return Ok(peers);
+        }
+        request.page_token = page.next_page_token;
+    }
 }
 
 fn objects(peers: &[Peer], out: Out) -> Result<(), Failure> {
