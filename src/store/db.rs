@@ -119,6 +119,8 @@ impl Db {
     fn prepare(mut connection: Connection, options: StoreOptions, rng: StdRng) -> Result<Self, StoreError> {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.busy_timeout(Duration::from_secs(10))?;
+        // Before any setting: some of them write.
+        schema::check(&connection)?;
         // Only a new file takes this; it lets the file shrink again later.
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         connection.pragma_update(None, "journal_mode", "WAL")?;

@@ -135,8 +135,8 @@ CREATE TABLE consumer (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// Brings a file to the newest version; refuses one that is newer or not ours.
-pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+/// Refuses a file that is newer or not ours; returns its version. Only reads.
+pub(super) fn check(connection: &Connection) -> Result<i64, StoreError> {
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let owner: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let newest = MIGRATIONS.len() as i64;
@@ -147,6 +147,12 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     if version > newest {
         return Err(StoreError::Newer { found: version, known: newest });
     }
+    Ok(version)
+}
+
+/// Brings a file to the newest version.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let version = check(connection)?;
     for (index, step) in MIGRATIONS.iter().enumerate().skip(usize::try_from(version).unwrap_or(0)) {
         let transaction = connection.transaction()?;
         transaction.execute_batch(step)?;
