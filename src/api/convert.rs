@@ -271,8 +271,9 @@ pub(super) fn sent_message(record: SentRecord, waiting: Outcome, now: u64) -> pr
     }
 }
 
-/// A message handed to an app.
-pub(super) fn delivery(delivered: Delivered, to: &str, channel: &str) -> proto::Delivery {
+/// A message handed to an app. `from` is the text of its peer, which takes
+/// longer to make than all the rest.
+pub(super) fn delivery(delivered: Delivered, from: &str, to: &str, channel: &str) -> proto::Delivery {
     let content = &delivered.content;
     let message = proto::Message {
         id: content.id.clone(),
@@ -280,7 +281,7 @@ pub(super) fn delivery(delivered: Delivered, to: &str, channel: &str) -> proto::
         payload: Bytes::clone(&content.payload),
         timestamp: content.timestamp,
         metadata: content.metadata.clone().into_iter().collect(),
-        from: delivered.peer.to_string(),
+        from: from.to_owned(),
         to: to.to_owned(),
         channel: channel.to_owned(),
         reply_to: content.reply_to.clone(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use libp2p::PeerId;
 use tokio::time::Instant;
 use tonic::{Request, Status};
 
@@ -29,9 +30,27 @@ pub(super) struct Checked {
     pub(super) ephemeral: bool,
 }
 
+/// The peer named last, for messages of one frame: mostly all go to one, and
+/// to read a peer id takes long, to look up an alias longer.
+#[derive(Default)]
+pub(super) struct Names(Option<(String, PeerId)>);
+
+impl Names {
+    async fn peer(&mut self, api: &Api, name: String) -> Result<PeerId, Status> {
+        if let Some((known, peer)) = &self.0
+            && *known == name
+        {
+            return Ok(*peer);
+        }
+        let peer = api.peer(&name).await?;
+        self.0 = Some((name, peer));
+        Ok(peer)
+    }
+}
+
 impl Api {
     /// Checks one message to send.
-    pub(super) async fn check_send(&self, request: proto::SendRequest) -> Result<Checked, Status> {
+    pub(super) async fn check_send(&self, request: proto::SendRequest, names: &mut Names) -> Result<Checked, Status> {
         let wait = match Wait::try_from(request.wait) {
             Ok(Wait::Unspecified) => Wait::Stored,
             Ok(wait) => wait,
@@ -43,7 +62,7 @@ impl Api {
         let Some(message) = request.message else {
             return Err(bad_field("message", "message is missing; give at least an empty one".to_owned()));
         };
-        let peer = self.peer(&request.peer).await?;
+        let peer = names.peer(self, request.peer).await?;
         let (channel, content, dated) = convert::content(message, self.options().max_message_bytes)?;
         let ttl_ms = convert::ttl(request.ttl_ms, self.facts.settings.default_ttl)?;
         let spec = SendSpec { peer, channel, content, dated, ttl_ms };
@@ -57,7 +76,7 @@ impl Api {
             ms => Duration::from_millis(ms.into()),
         };
         let until = Instant::now() + time_left(&request, asked.min(MAX_WAIT));
-        let Checked { spec, wait, ephemeral } = self.check_send(request.into_inner()).await?;
+        let Checked { spec, wait, ephemeral } = self.check_send(request.into_inner(), &mut Names::default()).await?;
         if ephemeral {
             return Ok(convert::send_response(self.delivery.send_ephemeral(spec, until).await?.end().await?));
         }

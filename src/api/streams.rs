@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use futures::{FutureExt as _, stream::FuturesUnordered};
+use libp2p::PeerId;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Status, Streaming};
@@ -11,7 +12,7 @@ use super::{
     Api, caller,
     convert::{self, channel},
     errors::{bad_field, limit, shutting_down},
-    messages::Checked,
+    messages::{Checked, Names},
 };
 use crate::{
     delivery::{Delivered, Delivery, DeliveryError, ListenSpec, Listener, Pending, Receipts, SendSpec, Sent},
@@ -238,14 +239,14 @@ impl Api {
             let text = format!("items has {} entries; the limit is {MAX_ITEMS} a frame", items.len());
             return Err(bad_field("items", text));
         }
-        let mut receipts = Vec::new();
+        let (mut receipts, mut names) = (Vec::new(), Names::default());
         for item in items {
             let Some(request) = item.request else {
                 let status = bad_field("request", "request is missing".to_owned());
                 receipts.push(refused(item.r#ref, &status));
                 continue;
             };
-            match self.check_send(request).await {
+            match self.check_send(request, &mut names).await {
                 Ok(Checked { spec, ephemeral: true, .. }) => {
                     let until = tokio::time::Instant::now() + EPHEMERAL_WAIT;
                     let at = item.r#ref;
@@ -303,7 +304,17 @@ async fn deliver(mut listener: Listener, frames: &Frames<proto::ListenResponse>,
 }
 
 fn deliveries(batch: Vec<Delivered>, to: &str, channel: &str) -> listen_response::Frame {
-    let deliveries = batch.into_iter().map(|delivered| convert::delivery(delivered, to, channel)).collect();
+    // Mostly one peer after itself.
+    let mut from: Option<(PeerId, String)> = None;
+    let deliveries = batch.into_iter().map(|delivered| {
+        let peer = delivered.peer;
+        let (_, text) = match from.take().filter(|(known, _)| *known == peer) {
+            Some(known) => from.insert(known),
+            None => from.insert((peer, peer.to_string())),
+        };
+        convert::delivery(delivered, text, to, channel)
+    });
+    let deliveries = deliveries.collect();
     listen_response::Frame::Deliveries(proto::Deliveries { deliveries })
 }
 
