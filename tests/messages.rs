@@ -108,3 +108,69 @@ async fn what_is_not_acknowledged_comes_again_with_a_higher_attempt() {
     .await;
     assert_eq!(second, 2);
 }
+
+/// Puts items of one message each on a stream; the answers are its receipts.
+async fn stream_of(
+    client: &mut support::Client,
+    peer: &str,
+) -> (tokio::sync::mpsc::Sender<proto::SendStreamRequest>, tonic::Streaming<proto::SendStreamResponse>, proto::SendItem)
+{
+    let (frames, outgoing) = tokio::sync::mpsc::channel(1);
+    let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+    let answers = client.send_stream(outgoing).await.unwrap().into_inner();
+    (frames, answers, proto::SendItem { r#ref: 0, request: Some(send_to(peer, message("", "", "hello"))) })
+}
+
+/// The receipts until the stream ends.
+async fn receipts(mut answers: tonic::Streaming<proto::SendStreamResponse>) -> Vec<proto::Receipt> {
+    let mut all = Vec::new();
+    while let Some(answer) = tokio::time::timeout(support::DEADLINE, answers.message()).await.unwrap().unwrap() {
+        if let Some(proto::send_stream_response::Frame::Receipts(receipts)) = answer.frame {
+            all.extend(receipts.receipts);
+        }
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_frames_of_a_stream_keep_their_order() {
+    const COUNT: u64 = 500;
+    let (a, b) = pair().await;
+    let (frames, answers, item) = stream_of(&mut a.client().await, &b.peer_id().await).await;
+    let told = tokio::spawn(receipts(answers));
+    for at in 1..=COUNT {
+        frames
+            .send(proto::SendStreamRequest { items: vec![proto::SendItem { r#ref: at, ..item.clone() }] })
+            .await
+            .unwrap();
+    }
+    drop(frames);
+    let told = told.await.unwrap();
+    let sequences = told.iter().map(|receipt| (receipt.r#ref, receipt.response.as_ref().unwrap().sequence));
+    assert_eq!(sequences.collect::<Vec<_>>(), (1..=COUNT).map(|at| (at, at)).collect::<Vec<_>>());
+    assert_eq!(receive(&mut b.client().await, "", COUNT as usize).await.len(), COUNT as usize);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receipts_are_not_lost_while_messages_of_the_stream_are_taken_back() {
+    const COUNT: u64 = 200;
+    let (a, mut b) = pair().await;
+    let peer = b.peer_id().await;
+    b.kill();
+    let mut client = a.client().await;
+    let (frames, answers, item) = stream_of(&mut client, &peer).await;
+    let told = tokio::spawn(receipts(answers));
+    let mut taken_back = 0;
+    for at in 1..=COUNT {
+        let mut item = proto::SendItem { r#ref: at, ..item.clone() };
+        item.request.as_mut().unwrap().message.as_mut().unwrap().id = at.to_string();
+        frames.send(proto::SendStreamRequest { items: vec![item] }).await.unwrap();
+        let id = (at / 2).to_string();
+        taken_back += u64::from(client.cancel(proto::CancelRequest { id, ..Default::default() }).await.is_ok());
+    }
+    drop(frames);
+    b.restart().await;
+    let told = told.await.unwrap();
+    assert!(taken_back > 0);
+    assert_eq!(told.len() as u64, COUNT);
+}
