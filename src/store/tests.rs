@@ -197,3 +197,23 @@ fn a_foreign_or_newer_file_is_refused_and_left_alone() {
     assert!(error.is_damage() && error.to_string().contains("store.db"), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), vec![1; 8192]);
 }
+
+#[test]
+fn a_hole_in_a_lane_becomes_tombstones() {
+    let (mut db, peer) = (db(StoreOptions::default()), PeerId::random());
+    let epoch = new(db.enqueue(message(peer, "a", 1, 10), 0, 0).unwrap()).epoch;
+    for id in ["b", "c", "d"] {
+        new(db.enqueue(message(peer, id, 1, 10), 0, 0).unwrap());
+    }
+    db.connection.execute("DELETE FROM outbox WHERE id IN ('b', 'd')", []).unwrap();
+    let mut kinds = Vec::new();
+    for _ in 0..3 {
+        let from = kinds.len() as u64 + 1;
+        for row in db.load_rows(&peer, "c", epoch, from, 1, 1).unwrap() {
+            kinds.push((row.seq, matches!(row.body, RowBody::Message(_))));
+        }
+    }
+    assert_eq!(kinds, [(1, true), (2, false), (3, true)]);
+    assert_eq!(record(&db, "b").progress, Progress::Done(Final::Expired));
+    assert_eq!(db.load_rows(&peer, "c", epoch, 4, 1, 1).unwrap().len(), 1);
+}

@@ -1,7 +1,8 @@
 //! The threads that own the store's connections, and the handle to them.
 
 use std::{
-    fmt,
+    fmt, fs, io,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, mpsc as std_mpsc},
     thread::JoinHandle,
@@ -18,6 +19,8 @@ const MAX_WAITING: usize = 4096;
 const MAX_BATCH: usize = 1024;
 /// Reads that wait.
 const MAX_READS: usize = 1024;
+/// Mode of the file.
+const STORE_MODE: u32 = 0o600;
 
 type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 type Write = Box<dyn FnOnce(&mut Db) -> Answer + Send>;
@@ -52,6 +55,7 @@ impl Store {
     /// # Errors
     /// See [`Db::open`].
     pub fn open(path: &Path, options: StoreOptions) -> Result<(Self, Vec<JoinHandle<()>>), StoreError> {
+        keep_private(path).map_err(|error| StoreError::Open { path: path.to_owned(), cause: error.to_string() })?;
         let db = Db::open(path, options)?;
         let path = Arc::new(path.to_owned());
         let reader = Reader::open(&path)?;
@@ -153,6 +157,13 @@ impl Store {
             drop(closed.await);
         }
     }
+}
+
+/// Messages are nobody else's business: the file is its owner's alone, and
+/// SQLite gives the files beside it the same mode.
+fn keep_private(path: &Path) -> io::Result<()> {
+    let file = fs::File::options().create(true).truncate(false).write(true).mode(STORE_MODE).open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(STORE_MODE))
 }
 
 fn write_loop(mut db: Db, jobs: &std_mpsc::Receiver<Job>) {

@@ -132,7 +132,8 @@ impl Sender {
                     Forward::Data(Data { lane: number, seq, tag, ttl_left_ms, content })
                 }
                 RowBody::Tombstone { id } => {
-                    Forward::Skip(Skip { lane: number, from: seq, to: seq, tag, lost: false, id: Some(id.clone()) })
+                    let id = Some(id.clone()).filter(|id| !id.is_empty());
+                    Forward::Skip(Skip { lane: number, from: seq, to: seq, tag, lost: false, id })
                 }
             };
             lane.next += 1;

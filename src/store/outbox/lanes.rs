@@ -117,12 +117,39 @@ impl Db {
         max_rows: usize,
     ) -> Result<Vec<OutRow>, StoreError> {
         let Some(lane) = self.lane_in(peer, channel, epoch)? else { return Ok(Vec::new()) };
+        self.mend_hole(&lane, peer, channel, from.max(lane.acked + 1))?;
         let (rows, damaged) = self.read_rows(&lane, from, max_bytes, max_rows)?;
         for id in damaged {
             tracing::error!(%peer, channel, id, "a queued message is damaged on disk and cannot be sent");
             self.bury(&lane, &id, Final::Expired)?;
         }
         Ok(rows)
+    }
+
+    /// A file that was repaired by hand can lack rows, and nothing behind them
+    /// would ever be sent. Puts tombstones into a hole at a position.
+    fn mend_hole(&mut self, lane: &LaneRow, peer: &PeerId, channel: &str, from: Seq) -> Result<(), StoreError> {
+        let next: Option<i64> = self
+            .connection
+            .prepare_cached("SELECT min(row) FROM outbox WHERE row BETWEEN ?1 AND ?2")?
+            .query_row([key(lane.id, from), key(lane.id, lane.last)], |row| row.get(0))?;
+        let end = next.map_or(lane.last + 1, position);
+        if from >= end {
+            return Ok(());
+        }
+        tracing::error!(%peer, channel, from, to = end - 1, "queued messages are missing from the store and cannot be sent");
+        let empty = Content::default();
+        for seq in (from..end).take(MAX_MENDED) {
+            let (row, tag) = (key(lane.id, seq), self.random());
+            self.connection
+                .prepare_cached("INSERT INTO outbox VALUES (?1, ?2, ?3, 0, 0, '', '', '', 0, x'', x'', ?4)")?
+                .execute(params![row, tag.cast_signed(), Final::Expired.number(), checksum(row, &empty, &[])])?;
+        }
+        self.connection.execute(
+            "UPDATE sent SET final = ?4 WHERE lane = ?1 AND seq >= ?2 AND seq < ?3 AND final = 0 AND pending = 0",
+            params![lane.id, from.cast_signed(), end.cast_signed(), Final::Expired.number()],
+        )?;
+        Ok(())
     }
 
     pub(super) fn read_rows(

@@ -24,6 +24,8 @@ const MAX_CHANNELS: i64 = MAX_OPEN_LANES as i64;
 const MAX_UNRESOLVED: usize = 256;
 /// How long what became of a message is known at least.
 const KEEP_MS: Millis = 24 * 60 * 60 * 1000;
+/// Tombstones put into a hole in one operation.
+const MAX_MENDED: usize = 1000;
 /// Tombstones made of expired messages in one operation.
 const MAX_EXPIRED: i64 = 1000;
 /// Cost of a tombstone, as in [`crate::types::Content::cost`].
