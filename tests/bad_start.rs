@@ -40,8 +40,8 @@ async fn bad_stores_are_refused_and_kept() {
     // user_version in SQLite's header.
     newer[60..64].copy_from_slice(&99u32.to_be_bytes());
     for (bytes, says) in [
-        (vec![b'x'; 8192], ["damaged", ".recover"]),
-        (good[..good.len() / 2].to_vec(), ["damaged", ".recover"]),
+        (vec![b'x'; 8192], ["damaged", "Put a backup in its place"]),
+        (good[..good.len() / 2].to_vec(), ["damaged", "Put a backup in its place"]),
         (newer, ["version 99", "newer p2p-node"]),
     ] {
         let mut daemon = stopped().await;

@@ -7,7 +7,7 @@ use libp2p::PeerId;
 
 use super::{Delivery, DeliveryError, Inner};
 use crate::{
-    node::{PeerPolicy, Standing},
+    node::{DIAL_DEADLINE, DialTarget, PeerPolicy, Standing},
     store::{BookChange, BookPeer, Changed, Trust},
 };
 
@@ -153,5 +153,19 @@ impl Delivery {
             self.inner.node.set_policy(peer, policy).await.map_err(|_| DeliveryError::Closed)?;
         }
         Ok(removed)
+    }
+
+    /// Connects to a peer of the book in the background, because it was just
+    /// added.
+    pub fn connect_soon(&self, peer: PeerId) {
+        // None left: it is dialled when a message waits.
+        let Ok(greeting) = self.inner.greetings.clone().try_acquire_owned() else { return };
+        let node = self.inner.node.clone();
+        self.inner.tasks.spawn(async move {
+            let _greeting = greeting;
+            if let Err(error) = node.connect(DialTarget::Peer(peer), DIAL_DEADLINE).await {
+                tracing::debug!(%peer, %error, "a peer that was just added is not reached yet");
+            }
+        });
     }
 }

@@ -11,6 +11,7 @@
 
 mod attempts;
 mod book;
+mod care;
 pub mod effects;
 mod error;
 mod hub;
@@ -18,6 +19,7 @@ mod inbound;
 mod listen;
 mod outbound;
 mod progress;
+mod receipts;
 mod router;
 mod send;
 mod upkeep;
@@ -39,7 +41,8 @@ pub use self::{
     book::BookEntry,
     error::DeliveryError,
     listen::{Delivered, ListenSpec, Listener},
-    send::{Ephemeral, Outcome, Pending, Receipts, SendSpec, Sent, State},
+    receipts::Receipts,
+    send::{Ephemeral, Outcome, Pending, SendSpec, Sent, State},
 };
 use crate::{clock::StoreClock, node::Node, store::Store};
 

@@ -1,14 +1,10 @@
 //! Messages from apps: into the outbox, and what becomes of them.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use libp2p::PeerId;
 use tokio::{
-    sync::{oneshot, watch},
+    sync::oneshot,
     time::{Instant, timeout_at},
 };
 
@@ -20,12 +16,8 @@ use super::{
 };
 use crate::{
     clock,
-    node::DialTarget,
-    protocol::{EphemeralEnd, Inbound, InboundKind, Millis, PeerState},
-    store::{
-        Arrival, Db, Enqueued, Final, NewMessage, OutboxLimit, PageStart, Progress, Queued, SentRecord, StoreError,
-        Trust,
-    },
+    protocol::{EphemeralEnd, Inbound, InboundKind, Millis},
+    store::{Arrival, Db, Enqueued, Final, NewMessage, OutboxLimit, Progress, Queued, SentRecord, StoreError, Trust},
     types::{Channel, Content, Epoch, Route, Seq},
     wire::{EphemeralOutcome, Limit},
 };
@@ -108,15 +100,15 @@ pub struct Sent {
 pub struct Pending {
     /// As it was when it was taken.
     pub sent: Sent,
-    peer: PeerId,
-    channel: Channel,
-    epoch: Epoch,
-    disturbed: u64,
-    outbox: Option<Arc<Outbox>>,
+    pub(super) peer: PeerId,
+    pub(super) channel: Channel,
+    pub(super) epoch: Epoch,
+    pub(super) disturbed: u64,
+    pub(super) outbox: Option<Arc<Outbox>>,
 }
 
 /// A quick look at a message that waits.
-enum Look {
+pub(super) enum Look {
     Stored,
     Waiting,
     AskStore,
@@ -351,124 +343,6 @@ impl Delivery {
         }
         sent
     }
-
-    /// Why messages to a peer are not getting on.
-    #[must_use]
-    pub fn why_waiting(&self, peer: &PeerId, channel: Option<&str>) -> Outcome {
-        if !self.inner.is_trusted(peer) {
-            return Outcome::NotInBook;
-        }
-        let peers = super::progress::lock(&self.inner.peers);
-        let Some(outbox) = peers.get(peer) else { return Outcome::NotConnected };
-        match outbox.progress.state() {
-            PeerState::Down | PeerState::Greeting => Outcome::NotConnected,
-            PeerState::Refused(_) => Outcome::Untrusted,
-            PeerState::Up => {
-                let refused = match channel {
-                    Some(channel) => outbox.progress.refused(channel),
-                    None => outbox.progress.any_refused(),
-                };
-                refused.map_or(Outcome::Fine, Outcome::RemoteFull)
-            }
-        }
-    }
-
-    /// What is known of a message that was sent from here.
-    ///
-    /// # Errors
-    /// [`DeliveryError::NoMessage`], [`DeliveryError::Ambiguous`], or a failure
-    /// of the store.
-    pub async fn find(
-        &self,
-        id: &str,
-        peer: Option<PeerId>,
-        channel: Option<Channel>,
-    ) -> Result<SentRecord, DeliveryError> {
-        let key = id.to_owned();
-        let found = self.inner.store.write(move |db| db.find_sent(&key, peer.as_ref(), channel.as_deref())).await?;
-        let mut found = found.into_iter();
-        match (found.next(), found.next()) {
-            (Some(record), None) => Ok(self.overlay(record)),
-            (Some(_), Some(_)) => Err(DeliveryError::Ambiguous { id: id.to_owned() }),
-            (None, _) => Err(DeliveryError::NoMessage { id: id.to_owned() }),
-        }
-    }
-
-    /// What the peer acknowledged and the store has not written yet.
-    fn overlay(&self, mut record: SentRecord) -> SentRecord {
-        let peers = super::progress::lock(&self.inner.peers);
-        if let Some(outbox) = peers.get(&record.peer)
-            && matches!(record.progress, Progress::Queued | Progress::Sent)
-        {
-            let lane = outbox.progress.lane(&record.channel);
-            if lane.epoch == record.epoch && lane.acked >= record.seq {
-                record.progress = Progress::Done(Final::Stored);
-                record.expires_at = None;
-            }
-        }
-        record
-    }
-
-    /// A page of messages that are not finished.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn list(
-        &self,
-        peer: Option<PeerId>,
-        channel: Option<Channel>,
-        start: PageStart,
-        size: usize,
-    ) -> Result<(Vec<SentRecord>, Option<PageStart>), DeliveryError> {
-        let (records, next) =
-            self.inner.store.write(move |db| db.list_outbox(peer.as_ref(), channel.as_deref(), start, size)).await?;
-        let waiting = records.into_iter().map(|record| self.overlay(record));
-        Ok((waiting.filter(|record| !matches!(record.progress, Progress::Done(_))).collect(), next))
-    }
-
-    /// Takes a message back; waits until `deadline` for the peer to say
-    /// whether it has it.
-    ///
-    /// # Errors
-    /// As [`Delivery::find`].
-    pub async fn cancel(
-        &self,
-        id: &str,
-        peer: Option<PeerId>,
-        channel: Option<Channel>,
-        deadline: Instant,
-    ) -> Result<SentRecord, DeliveryError> {
-        let record = self.find(id, peer, channel).await?;
-        let outbox = self.inner.outbox(&record.peer);
-        let mut watch = outbox.progress.watch();
-        let asked = record.clone();
-        let (after, buried) = self.inner.store.write(move |db| db.cancel(&asked)).await?;
-        if let Some(buried) = buried {
-            self.tell_buried(buried);
-        }
-        let mut record = after.map_or(record, |after| self.overlay(after));
-        while matches!(record.progress, Progress::Pending(_)) && outbox.is_up() {
-            if !matches!(timeout_at(deadline, watch.changed()).await, Ok(Ok(()))) {
-                break;
-            }
-            record = self.find(&record.id, Some(record.peer), Some(record.channel.clone())).await?;
-        }
-        Ok(record)
-    }
-
-    /// Connects to a peer of the book in the background, because it was just
-    /// added.
-    pub fn connect_soon(&self, peer: PeerId) {
-        // None left: it is dialled when a message waits.
-        let Ok(greeting) = self.inner.greetings.clone().try_acquire_owned() else { return };
-        let node = self.inner.node.clone();
-        self.inner.tasks.spawn(async move {
-            let _greeting = greeting;
-            if let Err(error) = node.connect(DialTarget::Peer(peer), crate::node::DIAL_DEADLINE).await {
-                tracing::debug!(%peer, %error, "a peer that was just added is not reached yet");
-            }
-        });
-    }
 }
 
 fn new_message(spec: SendSpec) -> NewMessage {
@@ -551,12 +425,12 @@ fn answer(taken: Taken, LaneBefore { outbox, disturbed }: LaneBefore) -> Result<
 }
 
 impl Pending {
-    fn stored(self) -> Sent {
+    pub(super) fn stored(self) -> Sent {
         Sent { state: State::Stored, outcome: Outcome::Fine, ..self.sent }
     }
 
     /// Where its lane is, as far as that can be told without the store.
-    fn look(&self, lane: LaneProgress) -> Look {
+    pub(super) fn look(&self, lane: LaneProgress) -> Look {
         if lane.disturbed != self.disturbed {
             Look::AskStore
         } else if lane.epoch == self.epoch && lane.acked >= self.sent.seq {
@@ -565,110 +439,4 @@ impl Pending {
             Look::Waiting
         }
     }
-}
-
-/// Messages of one stream whose ends are waited for, each under a number of
-/// its caller's.
-#[derive(Debug, Default)]
-pub struct Receipts {
-    lanes: HashMap<(PeerId, Channel), VecDeque<(u64, Pending)>>,
-    /// One per peer: grows when something has moved.
-    watches: HashMap<PeerId, (Arc<Outbox>, watch::Receiver<u64>)>,
-    count: usize,
-}
-
-impl Receipts {
-    /// How many are waited for.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
-    /// None is waited for.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Adds one; gives it back if it has ended already.
-    pub fn push(&mut self, number: u64, pending: Pending) -> Option<Sent> {
-        let Some(outbox) = pending.outbox.clone().filter(|_| !pending.sent.state.is_final()) else {
-            return Some(pending.sent);
-        };
-        let (peer, channel) = (pending.peer, pending.channel.clone());
-        self.watches.entry(peer).or_insert_with(|| {
-            let mut watch = outbox.progress.watch();
-            // What happened before now must be looked at.
-            watch.mark_changed();
-            (outbox, watch)
-        });
-        self.lanes.entry((peer, channel)).or_default().push_back((number, pending));
-        self.count += 1;
-        None
-    }
-
-    /// Waits for a peer some of whose messages may have ended. Never resolves
-    /// while none is waited for. Can be dropped at any time.
-    pub async fn moved(&mut self) -> PeerId {
-        if self.count == 0 {
-            return std::future::pending().await;
-        }
-        let changes = self.watches.iter_mut().map(|(peer, (_, watch))| {
-            Box::pin(async move {
-                // The sender lives in the outbox beside it.
-                drop(watch.changed().await);
-                *peer
-            })
-        });
-        futures::future::select_all(changes).await.0
-    }
-
-    /// Takes out what has ended of a peer's messages. Must run to its end: what
-    /// it has taken out is gone with it.
-    pub async fn take_ended(&mut self, delivery: &Delivery, peer: &PeerId) -> Vec<(u64, Sent)> {
-        let mut ended = Vec::new();
-        let Some((outbox, _)) = self.watches.get(peer) else { return ended };
-        let outbox = outbox.clone();
-        for ((_, channel), queue) in self.lanes.iter_mut().filter(|((of, _), _)| of == peer) {
-            let lane = outbox.progress.lane(channel);
-            // In order: behind one that waits, all wait, unless disturbed.
-            while let Some((_, first)) = queue.front()
-                && matches!(first.look(lane), Look::Stored)
-            {
-                let Some((number, pending)) = queue.pop_front() else { break };
-                ended.push((number, pending.stored()));
-            }
-            if queue.iter().any(|(_, pending)| matches!(pending.look(lane), Look::AskStore)) {
-                ended.extend(ask_all(delivery, queue, &outbox).await);
-            }
-        }
-        self.lanes.retain(|_, queue| !queue.is_empty());
-        self.count -= ended.len();
-        ended
-    }
-}
-
-/// Asks the store about each message of a disturbed lane.
-async fn ask_all(delivery: &Delivery, queue: &mut VecDeque<(u64, Pending)>, outbox: &Outbox) -> Vec<(u64, Sent)> {
-    let mut ended = Vec::new();
-    for (number, mut pending) in std::mem::take(queue) {
-        let disturbed = outbox.progress.lane(&pending.channel).disturbed;
-        let (peer, channel) = (pending.peer, pending.channel.clone());
-        if let Ok(record) = delivery.find(&pending.sent.id, Some(peer), Some(channel)).await {
-            let (state, outcome) = progress_state(record.progress);
-            if state.is_final() {
-                ended.push((number, Sent { state, outcome, ..pending.sent }));
-                continue;
-            }
-            // Only a further change is a reason to ask again, unless what the
-            // peer has to tell is open.
-            (pending.epoch, pending.sent.seq) = (record.epoch, record.seq);
-            pending.disturbed = match record.progress {
-                Progress::Pending(_) => u64::MAX,
-                _ => disturbed,
-            };
-        }
-        queue.push_back((number, pending));
-    }
-    ended
 }

@@ -57,7 +57,14 @@ impl Delivery {
         let now = self.inner.clock.now();
         // Whatever is put in meanwhile moves it down again.
         self.inner.next_expiry.store(u64::MAX, Ordering::Release);
-        let expired = self.inner.store.write(move |db| Ok((db.expire(now)?, db.next_expiry()?))).await;
+        let expired = self
+            .inner
+            .store
+            .write_then(
+                move |db| Ok((db.expire(now)?, db.next_expiry()?)),
+                self.inner.disturb_then(|(buried, _): &(Vec<Buried>, _)| buried),
+            )
+            .await;
         let (buried, next) = expired.inspect_err(|_| self.inner.next_expiry.store(0, Ordering::Release))?;
         self.inner.next_expiry.fetch_min(next.unwrap_or(u64::MAX), Ordering::AcqRel);
         if !buried.is_empty() {

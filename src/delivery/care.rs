@@ -1,0 +1,142 @@
+//! Looking after messages that were sent: what became of them, and taking them
+//! back.
+
+use libp2p::PeerId;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Delivery, DeliveryError, Inner, Outcome, progress::lock};
+use crate::{
+    protocol::PeerState,
+    store::{Buried, Final, PageStart, Progress, SentRecord},
+    types::Channel,
+};
+
+impl Delivery {
+    /// Why messages to a peer are not getting on.
+    #[must_use]
+    pub fn why_waiting(&self, peer: &PeerId, channel: Option<&str>) -> Outcome {
+        if !self.inner.is_trusted(peer) {
+            return Outcome::NotInBook;
+        }
+        let peers = lock(&self.inner.peers);
+        let Some(outbox) = peers.get(peer) else { return Outcome::NotConnected };
+        match outbox.progress.state() {
+            PeerState::Down | PeerState::Greeting => Outcome::NotConnected,
+            PeerState::Refused(_) => Outcome::Untrusted,
+            PeerState::Up => {
+                let refused = match channel {
+                    Some(channel) => outbox.progress.refused(channel),
+                    None => outbox.progress.any_refused(),
+                };
+                refused.map_or(Outcome::Fine, Outcome::RemoteFull)
+            }
+        }
+    }
+
+    /// What is known of a message that was sent from here.
+    ///
+    /// # Errors
+    /// [`DeliveryError::NoMessage`], [`DeliveryError::Ambiguous`], or a failure
+    /// of the store.
+    pub async fn find(
+        &self,
+        id: &str,
+        peer: Option<PeerId>,
+        channel: Option<Channel>,
+    ) -> Result<SentRecord, DeliveryError> {
+        let key = id.to_owned();
+        let found = self.inner.store.write(move |db| db.find_sent(&key, peer.as_ref(), channel.as_deref())).await?;
+        let mut found = found.into_iter();
+        match (found.next(), found.next()) {
+            (Some(record), None) => Ok(self.overlay(record)),
+            (Some(_), Some(_)) => Err(DeliveryError::Ambiguous { id: id.to_owned() }),
+            (None, _) => Err(DeliveryError::NoMessage { id: id.to_owned() }),
+        }
+    }
+
+    /// What the peer acknowledged and the store has not written yet.
+    fn overlay(&self, mut record: SentRecord) -> SentRecord {
+        let peers = lock(&self.inner.peers);
+        if let Some(outbox) = peers.get(&record.peer)
+            && matches!(record.progress, Progress::Queued | Progress::Sent)
+        {
+            let lane = outbox.progress.lane(&record.channel);
+            if lane.epoch == record.epoch && lane.acked >= record.seq {
+                record.progress = Progress::Done(Final::Stored);
+                record.expires_at = None;
+            }
+        }
+        record
+    }
+
+    /// A page of messages that are not finished.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn list(
+        &self,
+        peer: Option<PeerId>,
+        channel: Option<Channel>,
+        start: PageStart,
+        size: usize,
+    ) -> Result<(Vec<SentRecord>, Option<PageStart>), DeliveryError> {
+        let (records, next) =
+            self.inner.store.write(move |db| db.list_outbox(peer.as_ref(), channel.as_deref(), start, size)).await?;
+        let waiting = records.into_iter().map(|record| self.overlay(record));
+        Ok((waiting.filter(|record| !matches!(record.progress, Progress::Done(_))).collect(), next))
+    }
+
+    /// Takes a message back; waits until `deadline` for the peer to say
+    /// whether it has it.
+    ///
+    /// # Errors
+    /// As [`Delivery::find`].
+    pub async fn cancel(
+        &self,
+        id: &str,
+        peer: Option<PeerId>,
+        channel: Option<Channel>,
+        deadline: Instant,
+    ) -> Result<SentRecord, DeliveryError> {
+        let record = self.find(id, peer, channel).await?;
+        let outbox = self.inner.outbox(&record.peer);
+        let mut watch = outbox.progress.watch();
+        let asked = record.clone();
+        let (after, buried) = self
+            .inner
+            .store
+            .write_then(
+                move |db| db.cancel(&asked),
+                self.inner.disturb_then(|(_, buried): &(Option<SentRecord>, Option<Buried>)| buried.as_slice()),
+            )
+            .await?;
+        if let Some(buried) = buried {
+            self.tell_buried(buried);
+        }
+        let mut record = after.map_or(record, |after| self.overlay(after));
+        while matches!(record.progress, Progress::Pending(_)) && outbox.is_up() {
+            if !matches!(timeout_at(deadline, watch.changed()).await, Ok(Ok(()))) {
+                break;
+            }
+            record = self.find(&record.id, Some(record.peer), Some(record.channel.clone())).await?;
+        }
+        Ok(record)
+    }
+}
+
+impl Inner {
+    /// For [`crate::store::Store::write_then`]: lets those who wait for a lane
+    /// know, in commit order, that a row of it became a tombstone. Later the
+    /// peer's acknowledgement of the gap could be taken for one of the message.
+    pub(super) fn disturb_then<T>(
+        self: &std::sync::Arc<Self>,
+        buried: impl FnOnce(&T) -> &[Buried] + Send + 'static,
+    ) -> impl FnOnce(&T) + Send + 'static {
+        let inner = self.clone();
+        move |done| {
+            for row in buried(done) {
+                inner.outbox(&row.peer).progress.disturb(&row.channel);
+            }
+        }
+    }
+}
