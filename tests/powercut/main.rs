@@ -373,8 +373,11 @@ async fn cut_receiver(victim: &mut Victim, sender: &Daemon) -> Result<(), String
     }
     for round in 0..ROUNDS {
         let enough = known.count() + 100 + 37 * round;
-        eventually("messages stored", || async { (known.count() >= enough).then_some(()) }).await;
-        let read = *known.stored.lock().unwrap()[""].last().unwrap();
+        let read = eventually("messages stored", || async {
+            let first = known.stored.lock().unwrap().get("").and_then(|stored| stored.last().copied());
+            first.filter(|_| known.count() >= enough)
+        })
+        .await;
         let ack = proto::AckRequest { consumer: "reader".to_owned(), cursor: read, ..proto::AckRequest::default() };
         let read = victim.daemon.client().await.ack(ack).await.unwrap().into_inner().cursor;
         victim.cut.cut(&mut victim.daemon.take_child());
