@@ -29,7 +29,7 @@ use crate::{
     protocol::{EphemeralEnd, OutRow, PeerState, Sender, SenderEffect, SenderInput},
     store::StoreError,
     types::{Channel, Content, Epoch},
-    wire::{Back, Forward},
+    wire::{Back, Forward, Full},
 };
 
 /// Requests to a peer's task that wait.
@@ -43,6 +43,9 @@ const MAX_APPENDED_BYTES: u64 = 8 * 1024 * 1024;
 const MAX_FRAMES: usize = 256;
 /// Requests taken from the mailbox at a time.
 const MAX_REQUESTS: usize = 256;
+/// Wishes to the store that wait. Past that nothing more is read from the
+/// peer, whose answers make them.
+const MAX_WISHES: usize = 4096;
 /// How long acknowledgements wait to be written together.
 const ACK_DELAY: Duration = Duration::from_millis(25);
 /// How long to wait after a failure of the store.
@@ -204,12 +207,13 @@ enum Told {
     Frames(usize),
 }
 
-async fn told(link: &mut Option<Open>, into: &mut Vec<Received<Back>>) -> Told {
+async fn told(link: &mut Option<Open>, into: &mut Vec<Received<Back>>, reads: bool) -> Told {
     let Some(open) = link else { return std::future::pending().await };
     tokio::select! {
         biased;
         room = open.tx.reserve(), if !open.waiting.is_empty() => Told::Room(room.is_ok()),
-        count = open.rx.recv_many(into, MAX_FRAMES) => Told::Frames(count),
+        count = open.rx.recv_many(into, MAX_FRAMES), if reads => Told::Frames(count),
+        else => std::future::pending().await,
     }
 }
 
@@ -236,7 +240,7 @@ impl Task {
                 biased;
                 () = stop.cancelled() => break,
                 done = answered(&mut self.store) => self.store_answered(done).await,
-                told = told(&mut self.link, &mut received) => match told {
+                told = told(&mut self.link, &mut received, self.wishes.len() < MAX_WISHES) => match told {
                     Told::Room(alive) => self.refill(alive),
                     Told::Frames(count) => self.received(count, &mut received),
                 },
@@ -316,7 +320,15 @@ impl Task {
         let mut limits = false;
         for frame in received.drain(..) {
             limits |= matches!(frame.frame, Back::Full(_) | Back::Ready { .. } | Back::LaneState(_));
+            if let Back::Full(full) = &frame.frame {
+                self.forget_refused(full);
+            }
+            let resends = matches!(frame.frame, Back::Ready { .. });
             self.handle(SenderInput::Frame(id, frame.frame));
+            if resends {
+                // At once, so that the next refusal finds what it refuses.
+                self.carry_out();
+            }
         }
         if limits {
             let refused = self.sender.refusals().map(|(channel, limit)| (channel.clone(), limit)).collect();
@@ -325,6 +337,18 @@ impl Task {
         }
         if count == 0 {
             self.link_down();
+        }
+    }
+
+    /// Drops what waits for room and was refused: the machine sends it again,
+    /// and a peer that only refuses must not make it pile up.
+    fn forget_refused(&mut self, full: &Full) {
+        if let Some(open) = &mut self.link {
+            open.waiting.retain(|frame| match frame {
+                Forward::Data(data) => data.lane != full.lane || data.seq < full.next,
+                Forward::Skip(skip) => skip.lane != full.lane || skip.from < full.next,
+                _ => true,
+            });
         }
     }
 
