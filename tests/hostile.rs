@@ -331,8 +331,11 @@ fn lane_state(lane: u32, high: u64, inherited: u64) -> Back {
     Back::LaneState(LaneState { lane, high, inherited, floor: inherited, tag: 1, gaps: Vec::new() })
 }
 
+/// Name, frames for a lane, and whether the link is closed for it.
+type Answer = (&'static str, fn(u32) -> Vec<u8>, bool);
+
 /// Answers to the lane that the daemon opened, and whether it closes the link.
-fn answers() -> Vec<(&'static str, fn(u32) -> Vec<u8>, bool)> {
+fn answers() -> Vec<Answer> {
     vec![
         ("ACK of something never sent", |lane| back([lane_state(lane, 0, 0), Back::Ack { lane, high: LAST }]), true),
         ("WELCOME twice", |_| back([welcome()]), true),
