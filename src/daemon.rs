@@ -352,10 +352,13 @@ fn check_in_background(delivery: Delivery, path: PathBuf) {
 
 async fn close_store(delivery: &Delivery, threads: Vec<JoinHandle<()>>, grace: Duration) {
     let mark = delivery.clock_mark();
-    if let Err(error) = delivery.store().write(move |db| write_mark(db, &mark)).await {
-        tracing::warn!(%error, "the clock was not noted in the store");
-    }
-    if timeout(grace, delivery.store().close()).await.is_err() {
+    let close = async {
+        if let Err(error) = delivery.store().write(move |db| write_mark(db, &mark)).await {
+            tracing::warn!(%error, "the clock was not noted in the store");
+        }
+        delivery.store().close().await;
+    };
+    if timeout(grace, close).await.is_err() {
         tracing::warn!("the store did not close in time; it is checked at the next start");
     }
     // The writing thread has answered; the reading one ends with its handles.

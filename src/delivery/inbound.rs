@@ -136,6 +136,8 @@ impl Task {
         let mut book = self.inner.book_version.subscribe();
         let mut has_room = self.inner.room.subscribe();
         let stop = self.inner.stop.clone();
+        // A change between the start of this task and the subscription.
+        self.receiver.handle(ReceiverInput::Trust(self.inner.is_trusted(&self.peer)));
         let mut received = Vec::new();
         loop {
             self.carry_out();

@@ -46,6 +46,8 @@ const MAX_REQUESTS: usize = 256;
 /// Wishes to the store that wait. Past that nothing more is read from the
 /// peer, whose answers make them.
 const MAX_WISHES: usize = 4096;
+/// Who holds a task's outside when nobody else does: the table and the task.
+const HOLDERS: usize = 2;
 /// How long acknowledgements wait to be written together.
 const ACK_DELAY: Duration = Duration::from_millis(25);
 /// How long to wait after a failure of the store.
@@ -268,7 +270,9 @@ impl Task {
 
     fn end(&self, requests: &mpsc::Receiver<Request>) -> bool {
         let mut peers = lock(&self.inner.peers);
-        let ends = requests.is_empty() && self.outbox.is_quiet();
+        // Whoever waits for a receipt holds the outside of this very task.
+        let unwatched = Arc::strong_count(&self.outbox) == HOLDERS;
+        let ends = unwatched && requests.is_empty() && self.outbox.is_quiet();
         if ends {
             peers.remove(&self.peer);
         }

@@ -198,6 +198,11 @@ impl Db {
     /// # Errors
     /// Those of the operation.
     pub fn isolated<T>(&mut self, operation: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        if self.connection.is_autocommit() {
+            // It could not begin, or SQLite undid it by itself: what runs now
+            // would be kept although its caller is told that it failed.
+            return Err(StoreError::Commit("no transaction is open".to_owned()));
+        }
         self.connection.prepare_cached("SAVEPOINT operation")?.execute([])?;
         let result = operation(self);
         if result.is_err() {

@@ -42,6 +42,7 @@ CREATE TABLE out_lane (
     channel TEXT NOT NULL,
     epoch INTEGER NOT NULL,
     previous BLOB NOT NULL DEFAULT x'',
+    used INTEGER NOT NULL DEFAULT 0,
     acked INTEGER NOT NULL DEFAULT 0,
     acked_tag INTEGER NOT NULL DEFAULT 0,
     last INTEGER NOT NULL DEFAULT 0,

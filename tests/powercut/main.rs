@@ -69,7 +69,8 @@ fn daemon_child() {
 
 /// TCP on loopback: the other side notices at once that a process is gone.
 fn tcp() -> Options {
-    let args = ["--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns"];
+    let address = format!("/ip4/{}/tcp/0", support::own_ip());
+    let args = ["--listen", &address, "--no-mdns"];
     Options { args: args.map(ToOwned::to_owned).to_vec(), ..Options::default() }
 }
 

@@ -22,7 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 pub(crate) const P2P_NODE: &str = env!("CARGO_BIN_EXE_p2p-node");
 
 /// Longest that anything in a test may take: a test that hangs must end.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(180);
 
 /// Between two looks at something that is waited for.
 const POLL: Duration = Duration::from_millis(20);
@@ -207,8 +207,16 @@ pub(crate) async fn pair() -> (Daemon, Daemon) {
 
 /// QUIC on a loopback port that the system chooses, no mDNS.
 pub(crate) fn loopback() -> Options {
-    let args = ["--listen", "/ip4/127.0.0.1/udp/0/quic-v1", "--no-mdns"];
+    let address = format!("/ip4/{}/udp/0/quic-v1", own_ip());
+    let args = ["--listen", &address, "--no-mdns"];
     Options { args: args.map(ToOwned::to_owned).to_vec(), ..Options::default() }
+}
+
+/// A loopback address of one's own: no other test can take the port while a
+/// daemon is down.
+pub(crate) fn own_ip() -> String {
+    let [a, b, c, _] = rand::random::<[u8; 4]>();
+    format!("127.{}.{b}.{}", a.clamp(1, 254), c.clamp(1, 254))
 }
 
 /// Takes away whatever of this environment a daemon or a client would read.

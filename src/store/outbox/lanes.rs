@@ -46,9 +46,11 @@ impl Db {
     ) -> Result<Option<Prepared>, StoreError> {
         let Some(lane) = self.lane_in(peer, channel, epoch)? else { return Ok(None) };
         self.live.insert(lane.id);
-        if lane.exposed < lane.last {
-            self.connection.prepare_cached("UPDATE out_lane SET exposed = last WHERE id = ?1")?.execute([lane.id])?;
-        }
+        self.connection
+            .prepare_cached(
+                "UPDATE out_lane SET exposed = last, used = 1 WHERE id = ?1 AND (exposed < last OR used = 0)",
+            )?
+            .execute([lane.id])?;
         let tag_at = self
             .connection
             .prepare_cached("SELECT tag FROM outbox WHERE row = ?1")?
@@ -256,18 +258,22 @@ impl Db {
 
     /// Gives a lane a new epoch and remembers the one it leaves.
     pub(super) fn mint(&mut self, lane: i64) -> Result<(), StoreError> {
-        let (left, mut previous) = self
+        let (left, used, mut previous) = self
             .connection
-            .prepare_cached("SELECT epoch, acked, previous FROM out_lane WHERE id = ?1")?
+            .prepare_cached("SELECT epoch, acked, used, previous FROM out_lane WHERE id = ?1")?
             .query_row([lane], |row| {
                 let left = (row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned());
-                Ok((left, decode_epochs(row.get_ref(2)?.as_blob()?)))
+                Ok((left, row.get::<_, bool>(2)?, decode_epochs(row.get_ref(3)?.as_blob()?)))
             })?;
-        previous.insert(0, left);
+        // One that no peer has heard of is forgotten: many starts while the
+        // peer is away must not push out those that it knows.
+        if used {
+            previous.insert(0, left);
+        }
         previous.truncate(MAX_EPOCHS);
         let (fresh, previous) = (self.random(), encode_epochs(&previous));
         self.connection
-            .prepare_cached("UPDATE out_lane SET epoch = ?2, previous = ?3 WHERE id = ?1")?
+            .prepare_cached("UPDATE out_lane SET epoch = ?2, previous = ?3, used = 0 WHERE id = ?1")?
             .execute(params![lane, fresh.cast_signed(), previous])?;
         Ok(())
     }
