@@ -71,32 +71,6 @@ async fn both_families_share_a_port() {
     assert_eq!(node.bound.len() + skipped.len(), 4);
 }
 
-/// Run it as root under `unshare -n` after `ip link set lo up; ip link add lan0
-/// type veth peer name lan1; ip address add 10.9.0.1/24 dev lan0; ip link set
-/// lan0 up; ip link set lan1 up; ip route add 224.0.0.0/4 dev lan0`.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "multicast needs a network namespace of its own"]
-async fn trusted_peers_find_each_other_on_the_local_network() {
-    let local = || {
-        let mut local = config(&["/ip4/0.0.0.0/udp/0/quic-v1"]);
-        local.mdns = true;
-        TestNode::start_with(local)
-    };
-    let (mut a, mut b, c) = (local().await.unwrap(), local().await.unwrap(), local().await.unwrap());
-    a.trust(&b).await;
-    b.trust(&a).await;
-    let (_, _out) = a.outbound(b.id).await;
-    let (_, _in) = b.inbound(a.id).await;
-    // Those that were there first find a newcomer with their next question.
-    let deadline = tokio::time::Instant::now() + 3 * DEADLINE;
-    while a.node.view_peer(c.id).await.unwrap().is_none_or(|peer| peer.lan.is_empty()) {
-        assert!(tokio::time::Instant::now() < deadline, "the stranger is not listed");
-        a.collect(Duration::from_millis(100)).await;
-    }
-    let stranger = a.node.view_peer(c.id).await.unwrap().unwrap();
-    assert_eq!(stranger.connections, 0, "a stranger is not dialled");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_starts_again_at_once_on_its_port() {
     let (first, other) = (TestNode::start().await, TestNode::start().await);
