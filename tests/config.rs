@@ -18,7 +18,7 @@ const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml"
 fn user() -> Environment {
     Environment {
         uid: 1000,
-        current_dir: Some("/work".into()),
+        current_dir: Some("/srv/p2p".into()),
         home: Some("/home/pi".into()),
         xdg_runtime_dir: Some("/run/user/1000".into()),
         system_config: "/nonexistent/p2p-node/config.toml".into(),
@@ -174,7 +174,7 @@ fn flags_override_variables_and_those_the_file() {
     assert_eq!(settings.log, "trace");
     assert_eq!(settings.listen.len(), 2);
     assert!(settings.mdns && !settings.trust_open);
-    assert_eq!(settings.state_dir, Path::new("/work/here"));
+    assert_eq!(settings.state_dir, Path::new("/srv/p2p/here"));
     assert_eq!(settings.socket, Path::new("/tmp/s"));
 }
 
