@@ -41,12 +41,7 @@ impl Api {
             let id = view.peer;
             known.entry(id).or_default().view = Some(view);
         }
-        let waiting = self
-            .delivery
-            .store()
-            .write(|db| db.outbox_by_peer())
-            .await
-            .map_err(crate::delivery::DeliveryError::from)?;
+        let waiting = self.delivery.waiting().await?;
         for (peer, fill, _) in waiting {
             // A peer that is in no list still has messages waiting.
             if fill.messages > 0 || known.contains_key(&peer) {
@@ -96,12 +91,7 @@ impl Api {
     async fn peer_row(&self, id: PeerId) -> Result<proto::Peer, Status> {
         let book = self.delivery.book_peer(id).await?;
         let view = self.delivery.node().view_peer(id).await?;
-        let waiting = self
-            .delivery
-            .store()
-            .write(|db| db.outbox_by_peer())
-            .await
-            .map_err(crate::delivery::DeliveryError::from)?;
+        let waiting = self.delivery.waiting().await?;
         let queued = waiting.into_iter().find(|(peer, ..)| *peer == id).map_or(Fill::default(), |(_, fill, _)| fill);
         Ok(self.row(id, &Known { book, view, queued }))
     }

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{Delivery, DeliveryError, Inner, Outcome, progress::lock};
 use crate::{
     protocol::PeerState,
-    store::{Buried, Final, PageStart, Progress, SentRecord},
+    store::{Buried, Fill, Final, PageStart, Progress, SentRecord},
     types::Channel,
 };
 
@@ -84,6 +84,14 @@ impl Delivery {
             self.inner.store.write(move |db| db.list_outbox(peer.as_ref(), channel.as_deref(), start, size)).await?;
         let waiting = records.into_iter().map(|record| self.overlay(record));
         Ok((waiting.filter(|record| !matches!(record.progress, Progress::Done(_))).collect(), next))
+    }
+
+    /// Messages and bytes that wait, and messages lost by a restore, per peer.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn waiting(&self) -> Result<Vec<(PeerId, Fill, u64)>, DeliveryError> {
+        Ok(self.inner.store.write(|db| db.outbox_by_peer()).await?)
     }
 
     /// Takes a message back; waits until `deadline` for the peer to say

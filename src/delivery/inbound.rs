@@ -19,7 +19,13 @@ use bytes::Bytes;
 use libp2p::PeerId;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{Inner, effects::run_receiver, hub::EphemeralArrival, progress::lock};
+use super::{
+    Inner,
+    effects::run_receiver,
+    hub::EphemeralArrival,
+    progress::lock,
+    task::{Told, answered},
+};
 use crate::{
     clock,
     node::{Direction, Link, LinkId, Received},
@@ -101,25 +107,6 @@ impl Inner {
             tracing::debug!(%peer, "a link was dropped: the peer opens them faster than they are taken");
         }
     }
-}
-
-async fn answered(store: &mut Option<StoreAnswer>) -> Batch {
-    match store {
-        Some(answer) => {
-            let done = answer.await;
-            *store = None;
-            done
-        }
-        None => std::future::pending().await,
-    }
-}
-
-/// What a link has to tell.
-enum Told {
-    /// There is room for frames that wait; false: it is gone.
-    Room(bool),
-    /// So many frames came; none: it is gone.
-    Frames(usize),
 }
 
 async fn told(link: &mut Option<Open>, into: &mut Vec<Received<Forward>>) -> Told {

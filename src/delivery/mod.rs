@@ -22,6 +22,7 @@ mod progress;
 mod receipts;
 mod router;
 mod send;
+mod task;
 mod upkeep;
 
 use std::{

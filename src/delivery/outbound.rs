@@ -23,6 +23,7 @@ use super::{
     Inner,
     effects::run_sender,
     progress::{PeerProgress, lock},
+    task::{Told, answered},
 };
 use crate::{
     node::{Direction, Link, LinkId, Received},
@@ -187,26 +188,6 @@ impl Inner {
         self.tasks.spawn_on(task.run(requests), &self.runtime);
         outbox
     }
-}
-
-/// Resolves when there is something to resolve.
-async fn answered(store: &mut Option<StoreAnswer>) -> Result<Vec<SenderInput>, StoreError> {
-    match store {
-        Some(answer) => {
-            let done = answer.await;
-            *store = None;
-            done
-        }
-        None => std::future::pending().await,
-    }
-}
-
-/// What a link has to tell.
-enum Told {
-    /// There is room for frames that wait; false: it is gone.
-    Room(bool),
-    /// So many frames came; none: it is gone.
-    Frames(usize),
 }
 
 async fn told(link: &mut Option<Open>, into: &mut Vec<Received<Back>>, reads: bool) -> Told {

@@ -17,7 +17,10 @@ use super::{
 use crate::{
     clock,
     protocol::{EphemeralEnd, Inbound, InboundKind, Millis},
-    store::{Arrival, Db, Enqueued, Final, NewMessage, OutboxLimit, Progress, Queued, SentRecord, StoreError, Trust},
+    store::{
+        Arrival, CHANNELS_LIMIT, Db, Enqueued, Final, NewMessage, OutboxLimit, Progress, Queued, SentRecord,
+        StoreError, Trust,
+    },
     types::{Channel, Content, Epoch, Route, Seq},
     wire::{EphemeralOutcome, Limit},
 };
@@ -420,6 +423,10 @@ fn answer(taken: Taken, LaneBefore { outbox, disturbed }: LaneBefore) -> Result<
         }
         Taken::OwnFull => Err(DeliveryError::InboxFull),
         Taken::Conflict { id } => Err(DeliveryError::Conflict { id }),
+        // No message that goes makes room for another channel.
+        Taken::Full(OutboxLimit { limit: CHANNELS_LIMIT, max, .. }) => {
+            Err(DeliveryError::TooMany { what: CHANNELS_LIMIT, max, remedy: "use the channels that there are" })
+        }
         Taken::Full(limit) => Err(DeliveryError::Full(limit)),
     }
 }

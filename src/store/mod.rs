@@ -20,7 +20,9 @@ pub use consumers::{Acknowledged, ConsumerState, Opened};
 pub use db::{Db, Fill, Reader, StoreOptions, Synchronous};
 pub use error::StoreError;
 pub use inbox::{Arrival, BatchDone, InboxPage, InboxRow};
-pub use outbox::{Buried, Enqueued, Final, NewMessage, OutboxLimit, PageStart, Progress, Queued, SentRecord};
+pub use outbox::{
+    Buried, CHANNELS_LIMIT, Enqueued, Final, NewMessage, OutboxLimit, PageStart, Progress, Queued, SentRecord,
+};
 pub use thread::Store;
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ const MAX_CHANNELS: i64 = MAX_OPEN_LANES as i64;
 const MAX_UNRESOLVED: usize = 256;
 /// How long what became of a message is known at least.
 const KEEP_MS: Millis = 24 * 60 * 60 * 1000;
+/// Name of that limit.
+pub const CHANNELS_LIMIT: &str = "channels_per_peer";
 /// Tombstones put into a hole in one operation.
 const MAX_MENDED: usize = 1000;
 /// Tombstones made of expired messages in one operation.
@@ -345,7 +347,7 @@ impl Db {
         }
         if new_lane && lanes >= MAX_CHANNELS {
             let max = MAX_CHANNELS.cast_unsigned();
-            return Ok(Some(OutboxLimit { limit: "channels_per_peer", used: lanes.cast_unsigned(), max }));
+            return Ok(Some(OutboxLimit { limit: CHANNELS_LIMIT, used: lanes.cast_unsigned(), max }));
         }
         Ok(None)
     }
