@@ -37,8 +37,16 @@ pub(super) struct Hub {
 struct Listened {
     /// Grows with every batch that was stored.
     wake: watch::Sender<u64>,
-    ephemerals: HashMap<u64, mpsc::Sender<EphemeralArrival>>,
+    ephemerals: HashMap<u64, Place>,
     next: u64,
+}
+
+/// Where ephemeral messages go.
+#[derive(Debug)]
+struct Place {
+    queue: mpsc::Sender<EphemeralArrival>,
+    /// It only looks: its sender is told as if it were not there.
+    peek: bool,
 }
 
 impl Hub {
@@ -49,18 +57,27 @@ impl Hub {
         }
     }
 
-    /// Hands an ephemeral message to all who listen.
+    /// Hands an ephemeral message to all who listen; tells how those fared who
+    /// do more than look.
     pub(super) fn hand_over(&self, channel: &str, arrival: &EphemeralArrival) -> EphemeralOutcome {
         let channels = lock(&self.channels);
-        let Some(listened) = channels.get(channel).filter(|listened| !listened.ephemerals.is_empty()) else {
-            return EphemeralOutcome::NoConsumer;
-        };
-        let taken = listened.ephemerals.values().filter(|queue| queue.try_send(arrival.clone()).is_ok()).count();
-        if taken > 0 { EphemeralOutcome::Handed } else { EphemeralOutcome::Busy }
+        let (mut consumers, mut taken) = (0, 0);
+        for place in channels.get(channel).into_iter().flat_map(|listened| listened.ephemerals.values()) {
+            let handed = place.queue.try_send(arrival.clone()).is_ok();
+            if !place.peek {
+                consumers += 1;
+                taken += usize::from(handed);
+            }
+        }
+        match (consumers, taken) {
+            (0, _) => EphemeralOutcome::NoConsumer,
+            (_, 0) => EphemeralOutcome::Busy,
+            _ => EphemeralOutcome::Handed,
+        }
     }
 
     /// Joins a channel's listeners until the seat is dropped.
-    pub(super) fn sit_down(self: &Arc<Self>, channel: &Channel) -> Seat {
+    pub(super) fn sit_down(self: &Arc<Self>, channel: &Channel, peek: bool) -> Seat {
         let (queue, ephemerals) = mpsc::channel(EPHEMERAL_QUEUE);
         let mut channels = lock(&self.channels);
         let listened = channels.entry(channel.clone()).or_insert_with(|| Listened {
@@ -69,7 +86,7 @@ impl Hub {
             next: 0,
         });
         listened.next += 1;
-        listened.ephemerals.insert(listened.next, queue);
+        listened.ephemerals.insert(listened.next, Place { queue, peek });
         Seat {
             hub: self.clone(),
             channel: channel.clone(),

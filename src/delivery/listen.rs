@@ -80,7 +80,7 @@ impl Delivery {
     /// store.
     pub async fn listen(&self, spec: ListenSpec) -> Result<Listener, DeliveryError> {
         // Sit down before reading, so that nothing falls between.
-        let seat = self.inner.hub.sit_down(&spec.channel);
+        let seat = self.inner.hub.sit_down(&spec.channel, spec.peek);
         if spec.peek {
             let name = spec.channel.clone();
             let channel = self.inner.store.write(move |db| db.channel_number(&name)).await?;
