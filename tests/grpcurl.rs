@@ -52,7 +52,8 @@ async fn grpcurl_needs_reflection_only() {
     assert_eq!(refused.status.code(), Some(64 + 6), "{refused:?}");
 
     // A batch of one is the default, so each message is an object of its own.
-    let listened = grpcurl.run(&b, &["-max-time", "3"], &["p2p.v1.P2P/Listen"]);
+    let auto = json!({"ack_mode": "ACK_MODE_AUTO"}).to_string();
+    let listened = grpcurl.run(&b, &["-max-time", "3", "-d", &auto], &["p2p.v1.P2P/Listen"]);
     assert_eq!(listened.status.code(), Some(DEADLINE_EXCEEDED), "{listened:?}");
     let frames = values(&listened.stdout);
     assert_eq!(frames.len(), 2, "{frames:?}");
@@ -72,9 +73,13 @@ async fn grpcurl_needs_reflection_only() {
     ] {
         assert_eq!(got[name], value, "{name} of {got}");
     }
-    // Without an ack mode it is AUTO: what was handed out is done.
-    let again = grpcurl.run(&b, &["-max-time", "1"], &["p2p.v1.P2P/Listen"]);
+    // What was handed out is done.
+    let again = grpcurl.run(&b, &["-max-time", "1", "-d", &auto], &["p2p.v1.P2P/Listen"]);
     assert_eq!(values(&again.stdout).len(), 1, "{again:?}");
+
+    let unsaid = grpcurl.run(&b, &["-max-time", "1"], &["p2p.v1.P2P/Listen"]);
+    assert_eq!(unsaid.status.code(), Some(64 + 3), "{unsaid:?}");
+    assert!(String::from_utf8_lossy(&unsaid.stderr).contains("ACK_MODE_AUTO"), "{unsaid:?}");
 
     let peers = grpcurl.call(&a, "p2p.v1.P2P/ListPeers", &json!({}));
     assert_eq!(peers["peers"][0]["peerId"], b_id, "{peers}");

@@ -59,7 +59,11 @@ async fn an_ephemeral_message_needs_a_listener() {
     let request = proto::SendRequest { ephemeral: true, ..send_to(&peer, message("live", "", "x")) };
     let sent = from.send(request.clone()).await.unwrap().into_inner();
     assert_eq!((sent.state(), sent.reason()), (MessageState::Rejected, Reason::NoConsumer));
-    let listen = proto::ListenRequest { channel: "live".to_owned(), ..proto::ListenRequest::default() };
+    let listen = proto::ListenRequest {
+        channel: "live".to_owned(),
+        ack_mode: proto::AckMode::Auto.into(),
+        ..proto::ListenRequest::default()
+    };
     let mut stream = b.client().await.listen(listen).await.unwrap().into_inner();
     stream.message().await.unwrap();
     let sent = from.send(request).await.unwrap().into_inner();
@@ -67,6 +71,32 @@ async fn an_ephemeral_message_needs_a_listener() {
     let frame = stream.message().await.unwrap().unwrap().frame.unwrap();
     let proto::listen_response::Frame::Deliveries(batch) = frame else { panic!("{frame:?}") };
     assert_eq!((batch.deliveries.len(), batch.deliveries[0].cursor), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peek_sees_ephemeral_messages_and_is_no_consumer() {
+    let (a, b) = pair().await;
+    let mut from = a.client().await;
+    let peer = b.peer_id().await;
+    let request =
+        |id: &str| proto::SendRequest { ephemeral: true, ..send_to(&peer, message("live", id, id.as_bytes())) };
+    let listen = proto::ListenRequest { channel: "live".to_owned(), peek: true, ..proto::ListenRequest::default() };
+    let mut peek = b.client().await.listen(listen.clone()).await.unwrap().into_inner();
+    peek.message().await.unwrap();
+    let sent = from.send(request("one")).await.unwrap().into_inner();
+    assert_eq!((sent.state(), sent.reason()), (MessageState::Rejected, Reason::NoConsumer));
+    let listen = proto::ListenRequest { ack_mode: proto::AckMode::Auto.into(), peek: false, ..listen };
+    let mut consumer = b.client().await.listen(listen).await.unwrap().into_inner();
+    consumer.message().await.unwrap();
+    let sent = from.send(request("two")).await.unwrap().into_inner();
+    assert_eq!(sent.state(), MessageState::Stored);
+    for (stream, ids) in [(&mut peek, &["one", "two"][..]), (&mut consumer, &["two"])] {
+        for id in ids {
+            let frame = tokio::time::timeout(support::DEADLINE, stream.message()).await.unwrap().unwrap();
+            let Some(proto::listen_response::Frame::Deliveries(batch)) = frame.unwrap().frame else { panic!("{id}") };
+            assert_eq!(batch.deliveries[0].message.as_ref().unwrap().id, *id);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -236,13 +236,14 @@ impl Api {
         under_way: &mut UnderWay,
     ) -> Result<Vec<proto::Receipt>, Status> {
         if items.len() > MAX_ITEMS {
-            let text = format!("items has {} entries; the limit is {MAX_ITEMS} a frame", items.len());
+            let text =
+                format!("items has {} entries; the limit is {MAX_ITEMS} a frame: use several frames", items.len());
             return Err(bad_field("items", text));
         }
         let (mut receipts, mut names) = (Vec::new(), Names::default());
         for item in items {
             let Some(request) = item.request else {
-                let status = bad_field("request", "request is missing".to_owned());
+                let status = bad_field("request", "request is missing; give at least its peer and message".to_owned());
                 receipts.push(refused(item.r#ref, &status));
                 continue;
             };
@@ -263,23 +264,32 @@ impl Api {
     }
 }
 
-fn listen_spec(request: proto::ListenRequest, pid: String) -> Result<ListenSpec, Status> {
-    let auto = match AckMode::try_from(request.ack_mode) {
-        Ok(AckMode::Unspecified | AckMode::Auto) => true,
-        Ok(AckMode::Manual) => false,
-        Err(_) => {
-            let text = format!("ack_mode is {}; use ACK_MODE_AUTO (1) or ACK_MODE_MANUAL (2)", request.ack_mode);
-            return Err(bad_field("ack_mode", text));
-        }
+/// Whether handing out is to acknowledge: never without being asked for by
+/// name, because what is acknowledged is gone.
+fn acknowledges_by_itself(request: &proto::ListenRequest) -> Result<bool, Status> {
+    let given = match AckMode::try_from(request.ack_mode) {
+        Ok(AckMode::Auto) => return Ok(true),
+        Ok(AckMode::Manual) => return Ok(false),
+        Ok(AckMode::Unspecified) if request.peek => return Ok(false),
+        Ok(AckMode::Unspecified) => "missing (ACK_MODE_UNSPECIFIED)".to_owned(),
+        Err(_) => format!("{}, which this version does not know", request.ack_mode),
     };
+    let text = format!(
+        "ack_mode is {given}; give ACK_MODE_MANUAL (2) to acknowledge by Ack, ACK_MODE_AUTO (1) to have what is \
+         handed out acknowledged, or set peek to consume nothing"
+    );
+    Err(bad_field("ack_mode", text))
+}
+
+fn listen_spec(request: proto::ListenRequest, pid: String) -> Result<ListenSpec, Status> {
     if request.max_batch > MAX_BATCH {
-        let text = format!("max_batch is {}; the limit is {MAX_BATCH}", request.max_batch);
+        let text = format!("max_batch is {}; the limit is {MAX_BATCH}: ask for fewer, or 0 for 1", request.max_batch);
         return Err(bad_field("max_batch", text));
     }
     Ok(ListenSpec {
         channel: channel("channel", &request.channel)?,
         consumer: convert::consumer(&request.consumer)?,
-        auto,
+        auto: acknowledges_by_itself(&request)?,
         max_batch: request.max_batch.max(1) as usize,
         peek: request.peek,
         pid,
