@@ -112,7 +112,7 @@ async fn a_bad_send_says_what_is_wrong() {
         (send_to(&peer, payload), Invalid, vec!["message.payload", "1048577", "1048576", "max_message_bytes"]),
         (send_to(&peer, before), Invalid, vec!["message.timestamp", "-5", "milliseconds"]),
         (wait, Invalid, vec!["wait", "77", "WAIT_"]),
-        (ttl, Invalid, vec!["ttl_ms", &longest, "365 days"]),
+        (ttl, Invalid, vec!["ttl_ms", &longest, "31536000000 (365 days)", "give less"]),
     ];
     for (request, code, says) in cases {
         refused(client.send(request).await, code, &says);
@@ -145,13 +145,18 @@ async fn other_bad_requests_say_what_is_wrong() {
     refused(client.listen(manual(&long, "")).await, Invalid, &["channel", "129", "128"]);
     refused(client.listen(manual("", &long)).await, Invalid, &["consumer", "129", "128"]);
     let mode = proto::ListenRequest { ack_mode: 9, ..manual("", "x") };
-    refused(client.listen(mode).await, Invalid, &["ack_mode is 9", "ACK_MODE_MANUAL"]);
+    refused(client.listen(mode.clone()).await, Invalid, &["ack_mode is 9", "ACK_MODE_MANUAL"]);
+    refused(client.listen(proto::ListenRequest { peek: true, ..mode }).await, Invalid, &["ack_mode is 9"]);
     let batch = proto::ListenRequest { max_batch: 5000, ..manual("", "x") };
-    refused(client.listen(batch).await, Invalid, &["max_batch is 5000", "4096"]);
+    refused(client.listen(batch).await, Invalid, &["max_batch is 5000", "4096", "ask for fewer"]);
     let page = proto::ListMessagesRequest { page_size: 1001, ..proto::ListMessagesRequest::default() };
-    refused(client.list_messages(page).await, Invalid, &["page_size is 1001", "1000"]);
+    refused(client.list_messages(page).await, Invalid, &["page_size is 1001", "1000", "several pages"]);
+    let page = proto::ListPeersRequest { page_size: 501, ..proto::ListPeersRequest::default() };
+    refused(client.list_peers(page).await, Invalid, &["page_size is 501", "500", "several pages"]);
     let token = proto::ListMessagesRequest { page_token: "?".to_owned(), ..proto::ListMessagesRequest::default() };
-    refused(client.list_messages(token).await, Invalid, &["page_token", "leave it empty"]);
+    refused(client.list_messages(token).await, Invalid, &["page_token \"?\"", "ListMessages", "leave it empty"]);
+    let token = proto::ListPeersRequest { page_token: "?".to_owned(), ..proto::ListPeersRequest::default() };
+    refused(client.list_peers(token).await, Invalid, &["page_token \"?\"", "ListPeers", "leave it empty"]);
     let get = |id: &str| proto::GetMessageRequest { id: id.to_owned(), ..proto::GetMessageRequest::default() };
     refused(client.get_message(get("")).await, Invalid, &["id is empty", "Send"]);
     refused(client.get_message(get("none")).await, NotFound, &["\"none\""]);
@@ -168,10 +173,26 @@ async fn other_bad_requests_say_what_is_wrong() {
     );
     let others = format!("/ip4/127.0.0.1/tcp/1/p2p/{}", stranger());
     refused(client.add_peer(add(&others)).await, Invalid, &["addresses", "is of peer", &peer]);
-    let trust = proto::AddPeerRequest { trust: 42, addresses: Vec::new(), ..add("") };
-    refused(client.add_peer(trust).await, Invalid, &["trust is 42", "TRUST_TRUSTED"]);
-    let alias = proto::AddPeerRequest { alias: "a b".to_owned(), addresses: Vec::new(), ..add("") };
-    refused(client.add_peer(alias).await, Invalid, &["alias", "a b", "64"]);
+    let long = format!("/dns/{}/tcp/1", "n".repeat(1024));
+    refused(client.add_peer(add(&long)).await, Invalid, &["addresses", "1035 bytes", "1024", "give one like"]);
+    let many = proto::AddPeerRequest { addresses: vec!["/ip4/127.0.0.1/tcp/1".to_owned(); 17], ..add("") };
+    refused(client.add_peer(many).await, Invalid, &["addresses has 17", "16", "give those"]);
+    for number in [42, proto::Trust::Blocked.into()] {
+        let trust = proto::AddPeerRequest { trust: number, addresses: Vec::new(), ..add("") };
+        let says = format!("trust is {number}");
+        refused(client.add_peer(trust).await, Invalid, &[&says, "TRUST_TRUSTED", "call Block"]);
+    }
+    for (name, bytes) in [("a b".to_owned(), "3 bytes"), ("n".repeat(65), "65 bytes")] {
+        let alias = proto::AddPeerRequest { alias: name.clone(), addresses: Vec::new(), ..add("") };
+        refused(client.add_peer(alias).await, Invalid, &["alias", &name, bytes, "64", "choose"]);
+    }
+    let own = b.peer_id().await;
+    let itself = proto::AddPeerRequest { peer: own.clone(), addresses: Vec::new(), ..add("") };
+    refused(client.add_peer(itself).await, Invalid, &["peer", &own, "itself"]);
+    refused(client.block(proto::BlockRequest { peer: own.clone() }).await, Invalid, &["peer", &own, "name another"]);
+    refused(client.ping(proto::PingRequest { peer: own.clone() }).await, Invalid, &["peer", &own, "name another"]);
+    let remove = proto::RemovePeerRequest { peer: peer.clone() };
+    refused(client.remove_peer(remove).await, NotFound, &[&peer, "not in the address book", "peer ls"]);
     let target = |address: &str| proto::ConnectRequest {
         target: Some(proto::connect_request::Target::Address(address.to_owned())),
     };
@@ -180,6 +201,22 @@ async fn other_bad_requests_say_what_is_wrong() {
     refused(client.connect(proto::ConnectRequest { target: None }).await, Invalid, &["target is missing"]);
     still_work(&a, &b).await;
     assert_eq!(support::receive(&mut client, "", 1).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_acknowledged_by_a_listen_that_does_not_say_so() {
+    let a = Daemon::start().await;
+    let mut client = a.client().await;
+    client.send(send_to(&a.peer_id().await, message("", "one", "x"))).await.unwrap();
+    let unsaid = proto::ListenRequest::default();
+    let says = ["ack_mode is missing", "ACK_MODE_MANUAL", "ACK_MODE_AUTO", "peek"];
+    refused(client.listen(unsaid.clone()).await, Code::InvalidArgument, &says);
+    let peek = proto::ListenRequest { peek: true, ..unsaid };
+    for _ in 0..2 {
+        let mut stream = client.listen(peek.clone()).await.unwrap().into_inner();
+        assert_eq!(next(&mut stream).await.unwrap()[0].attempt, 1);
+    }
+    assert_eq!(a.status().await.inbox.unwrap().messages, 1);
 }
 
 // Full

@@ -106,7 +106,10 @@ pub(super) fn ttl(ttl_ms: u64, default: Duration) -> Result<u64, Status> {
     match ttl_ms {
         0 => Ok(u64::try_from(default.as_millis()).unwrap_or(MAX)),
         1..=MAX => Ok(ttl_ms),
-        _ => Err(bad_field("ttl_ms", format!("ttl_ms is {ttl_ms}; the limit is {MAX} (365 days)"))),
+        _ => Err(bad_field(
+            "ttl_ms",
+            format!("ttl_ms is {ttl_ms}; the limit is {MAX} (365 days): give less, or 0 for default_ttl"),
+        )),
     }
 }
 
@@ -127,8 +130,9 @@ pub(super) fn alias(name: &str) -> Result<Option<String>, Status> {
         return Ok(Some(name.to_owned()));
     }
     let text = format!(
-        "alias is {}; it may have letters, digits, \"-\", \"_\" and \".\", at most {MAX_ALIAS}, and may not be a peer id",
-        shown(name)
+        "alias is {}, {} bytes long; the limit is {MAX_ALIAS}: choose one of letters, digits, \"-\", \"_\" and \".\" that is no peer id",
+        shown(name),
+        name.len()
     );
     Err(bad_field("alias", text))
 }
@@ -140,7 +144,7 @@ pub(super) fn address(field: &str, text: &str) -> Result<(Multiaddr, Option<Peer
         Err(bad_field(field, format!("{field} {} is no multiaddr: {cause}; {example}", shown(text))))
     };
     if text.len() > MAX_ADDRESS_BYTES {
-        return bad("it is too long");
+        return bad(&format!("it has {} bytes, the limit is {MAX_ADDRESS_BYTES}", text.len()));
     }
     let mut address: Multiaddr = match text.parse() {
         Ok(address) => address,

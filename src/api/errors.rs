@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use libp2p::PeerId;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -15,6 +16,17 @@ pub(super) fn bad_field(field: &str, text: String) -> Status {
     let mut details = ErrorDetails::new();
     details.add_bad_request_violation(field, text.clone());
     Status::with_error_details(Code::InvalidArgument, text, details)
+}
+
+/// INVALID_ARGUMENT about the size of a page.
+pub(super) fn bad_page_size(size: u32, max: u32) -> Status {
+    bad_field("page_size", format!("page_size is {size}; the limit is {max}: ask for several pages"))
+}
+
+/// INVALID_ARGUMENT about where a page begins.
+pub(super) fn bad_page_token(token: &str, call: &str) -> Status {
+    let shown = super::convert::shown(token);
+    bad_field("page_token", format!("page_token {shown} is not one that {call} gave; leave it empty to begin anew"))
 }
 
 /// A status with a reason and facts.
@@ -48,6 +60,12 @@ pub(super) fn unknown_peer(name: &str) -> Status {
     with_info(Code::NotFound, text, "PEER_UNKNOWN", &[])
 }
 
+/// NOT_FOUND about a peer that is to be taken out of the book.
+pub(super) fn not_in_book(peer: PeerId) -> Status {
+    let text = format!("peer {peer} is not in the address book; see `p2p-node peer ls`");
+    with_info(Code::NotFound, text, "PEER_NOT_IN_BOOK", &[("peer", peer.to_string())])
+}
+
 /// UNAVAILABLE because the daemon stops.
 pub(super) fn shutting_down() -> Status {
     with_info(Code::Unavailable, DeliveryError::Closed.to_string(), "SHUTTING_DOWN", &[])
@@ -61,7 +79,10 @@ pub(super) fn book(change: &Changed, alias: &str) -> Status {
             with_info(Code::AlreadyExists, text, "ALIAS_TAKEN", &[("peer", holder.to_string())])
         }
         Changed::Full { limit: what, max } => {
-            limit(format!("{what}: at most {max}; remove some first"), what, None, *max)
+            let text = format!(
+                "{what}: at most {max}; take out what is old with `p2p-node peer rm`, which forgets a peer and its addresses"
+            );
+            limit(text, what, None, *max)
         }
         Changed::Done { .. } => Status::internal("the address book did not keep the change"),
     }
@@ -114,7 +135,7 @@ impl From<NodeError> for Status {
     fn from(error: NodeError) -> Self {
         let text = error.to_string();
         match error {
-            NodeError::Myself(_) => with_info(Code::InvalidArgument, text, "OWN_PEER", &[]),
+            NodeError::Myself(_) => bad_field("peer", text),
             NodeError::Blocked(_) => with_info(Code::FailedPrecondition, text, "PEER_BLOCKED", &[]),
             NodeError::NoAddress(_) => with_info(Code::FailedPrecondition, text, "NO_ADDRESS", &[]),
             NodeError::Unreachable { .. } => with_info(Code::Unavailable, text, "UNREACHABLE", &[]),

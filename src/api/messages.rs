@@ -9,7 +9,7 @@ use tonic::{Request, Status};
 use super::{
     Api, DEFAULT_WAIT, MAX_WAIT,
     convert::{self, channel, sent_message},
-    errors::bad_field,
+    errors::{bad_field, bad_page_size, bad_page_token},
     time_left,
 };
 use crate::{
@@ -55,7 +55,10 @@ impl Api {
             Ok(Wait::Unspecified) => Wait::Stored,
             Ok(wait) => wait,
             Err(_) => {
-                let text = format!("wait is {}; use WAIT_QUEUED (1) or WAIT_STORED (2)", request.wait);
+                let text = format!(
+                    "wait is {}, which this version does not know; use WAIT_QUEUED (1) or WAIT_STORED (2)",
+                    request.wait
+                );
                 return Err(bad_field("wait", text));
             }
         };
@@ -133,14 +136,11 @@ impl Api {
         let size = match request.page_size {
             0 => default,
             size if size <= max => size,
-            size => return Err(bad_field("page_size", format!("page_size is {size}; the limit is {max}"))),
+            size => return Err(bad_page_size(size, max)),
         };
         let start = match request.page_token.as_str() {
             "" => PageStart::default(),
-            token => PageStart(token.parse().map_err(|_| {
-                let text = "page_token is not one that ListMessages gave; leave it empty to begin anew";
-                bad_field("page_token", text.to_owned())
-            })?),
+            token => PageStart(token.parse().map_err(|_| bad_page_token(token, "ListMessages"))?),
         };
         let name = Some(request.peer).filter(|name| !name.is_empty());
         let (peer, channel) = self.optional(name, request.channel).await?;

@@ -8,7 +8,7 @@ use tonic::{Request, Status};
 use super::{
     Api,
     convert::{self, address, alias, with_peer},
-    errors::{self, bad_field},
+    errors::{self, bad_field, bad_page_size, bad_page_token},
     time_left,
 };
 use crate::{
@@ -156,19 +156,26 @@ impl Api {
             Ok(proto::Trust::Unspecified | proto::Trust::Trusted) => Trust::Trusted,
             Ok(proto::Trust::Known) => Trust::Known,
             Ok(proto::Trust::Blocked) | Err(_) => {
-                let text = format!("trust is {}; use TRUST_TRUSTED or TRUST_KNOWN, or call Block", request.trust);
+                let text =
+                    format!("trust is {}; use TRUST_TRUSTED (2) or TRUST_KNOWN (1), or call Block", request.trust);
                 return Err(bad_field("trust", text));
             }
         };
         if request.addresses.len() > MAX_ADDRESSES {
-            let text = format!("addresses has {} entries; the limit is {MAX_ADDRESSES}", request.addresses.len());
+            let text = format!(
+                "addresses has {} entries; the limit is {MAX_ADDRESSES}: give those that work best",
+                request.addresses.len()
+            );
             return Err(bad_field("addresses", text));
         }
         let mut addresses = Vec::new();
         for text in &request.addresses {
             match address("addresses", text)? {
                 (_, Some(other)) if other != peer => {
-                    let text = format!("addresses {} is of peer {other}, not of {peer}", convert::shown(text));
+                    let text = format!(
+                        "addresses {} is of peer {other}, not of {peer}; leave it out, or add it to that peer",
+                        convert::shown(text)
+                    );
                     return Err(bad_field("addresses", text));
                 }
                 (address, _) => addresses.push(address),
@@ -192,7 +199,7 @@ impl Api {
         let peer = self.peer(&request.peer).await?;
         let queued = self.peer_row(peer).await?.queued;
         if !self.delivery.remove_peer(peer).await? {
-            return Err(crate::delivery::DeliveryError::NotInBook(peer).into());
+            return Err(errors::not_in_book(peer));
         }
         self.delivery.node().disconnect(peer).await?;
         tracing::info!(%peer, queued, "peer taken out of the address book");
@@ -202,7 +209,7 @@ impl Api {
     pub(super) async fn block_peer(&self, request: proto::BlockRequest) -> Result<proto::BlockResponse, Status> {
         let peer = self.peer(&request.peer).await?;
         if peer == self.delivery.node().local_peer_id() {
-            return Err(bad_field("peer", format!("peer {peer} is this node itself")));
+            return Err(bad_field("peer", format!("peer {peer} is this node itself; name another")));
         }
         let change =
             BookChange { peer, alias: None, trust: Trust::Blocked, pinned: Some(false), addresses: Vec::new() };
@@ -217,14 +224,11 @@ fn page(request: &proto::ListPeersRequest) -> Result<(usize, usize), Status> {
     let size = match request.page_size {
         0 => MAX_PAGE,
         size if size <= MAX_PAGE => size,
-        size => return Err(bad_field("page_size", format!("page_size is {size}; the limit is {MAX_PAGE}"))),
+        size => return Err(bad_page_size(size, MAX_PAGE)),
     };
     let start = match request.page_token.as_str() {
         "" => 0,
-        token => token.parse().map_err(|_| {
-            let text = "page_token is not one that ListPeers gave; leave it empty to begin anew";
-            bad_field("page_token", text.to_owned())
-        })?,
+        token => token.parse().map_err(|_| bad_page_token(token, "ListPeers"))?,
     };
     Ok((size as usize, start))
 }

@@ -27,7 +27,9 @@ pub enum DeliveryError {
     )]
     InboxFull,
     /// There is no such message.
-    #[error("no message with id {id:?} was sent from here, or it is too long ago")]
+    #[error(
+        "no message with id {id:?} was sent from here, or it is too long ago; `p2p-node queue ls` lists those that wait"
+    )]
     NoMessage {
         /// The id.
         id: String,

@@ -8,7 +8,7 @@ use libp2p::{Multiaddr, PeerId};
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum NodeError {
     /// The peer id is this node's own.
-    #[error("{0} is this node itself")]
+    #[error("peer {0} is this node itself; name another")]
     Myself(PeerId),
     /// The address book says no.
     #[error("peer {0} is blocked; `p2p-node peer add {0}` unblocks it")]
@@ -33,7 +33,9 @@ pub enum NodeError {
     #[error("peer {0} did not answer the ping: {1}")]
     NoPong(PeerId, String),
     /// Time ran out.
-    #[error("no answer from peer {0} in time")]
+    #[error(
+        "no answer from peer {0} in time; check that it runs and that its address is right, or allow more, up to 10 s"
+    )]
     Timeout(PeerId),
     /// The node is shutting down.
     #[error("the node is shutting down")]
