@@ -14,10 +14,10 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 /// The error has this code and says all of this.
-fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, says: &[&str]) {
+fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, says: &[impl AsRef<str>]) {
     let error = answer.unwrap_err();
     assert_eq!(error.code(), code, "{error}");
-    for text in says {
+    for text in says.iter().map(AsRef::as_ref) {
         assert!(error.message().contains(text), "{:?} does not say {text:?}", error.message());
     }
     if code == Code::InvalidArgument {
@@ -76,58 +76,115 @@ async fn still_work(a: &Daemon, b: &Daemon) {
 
 // Requests
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bad_send_says_what_is_wrong() {
-    let (a, b) = pair().await;
-    let mut client = a.client().await;
-    let peer = b.peer_id().await;
+/// Requests that can never work, with the error of each and what it says.
+fn bad_sends(peer: &str, stranger: &str) -> Vec<(proto::SendRequest, Code, Vec<String>)> {
+    use Code::{InvalidArgument as Invalid, NotFound};
     let one = || message("", "", "x");
+    let to = |message| send_to(peer, message);
     let mut entries = one();
     entries.metadata = (0..65).map(|n| (n.to_string(), String::new())).collect();
     let mut large = one();
     large.metadata.insert("k".to_owned(), "v".repeat(16 * 1024));
-    let long = "n".repeat(129);
-    let (stranger, cut) = (stranger(), &peer[..peer.len() - 1]);
+    let (long, cut, longest) = ("n".repeat(129), &peer[..peer.len() - 1], u64::MAX.to_string());
     let typed = proto::Message { r#type: "t".repeat(257), ..one() };
     let reply = proto::Message { reply_to: "t".repeat(257), ..one() };
     let before = proto::Message { timestamp: -5, ..one() };
-    let bare = proto::SendRequest { message: None, ..send_to(&peer, one()) };
-    let wait = proto::SendRequest { wait: 77, ..send_to(&peer, one()) };
-    let ttl = proto::SendRequest { ttl_ms: u64::MAX, ..send_to(&peer, one()) };
+    let bare = proto::SendRequest { message: None, ..to(one()) };
+    let wait = proto::SendRequest { wait: 77, ..to(one()) };
+    let ttl = proto::SendRequest { ttl_ms: u64::MAX, ..to(one()) };
     let payload = message("", "", vec![0; (1 << 20) + 1]);
-    use Code::{InvalidArgument as Invalid, NotFound};
-    let longest = u64::MAX.to_string();
-    let cases: Vec<(proto::SendRequest, Code, Vec<&str>)> = vec![
-        (send_to("", one()), Invalid, vec!["peer is empty", "give"]),
-        (send_to(cut, one()), Invalid, vec!["peer", cut, "copied whole"]),
-        (send_to("nobody", one()), NotFound, vec!["nobody", "peer ls"]),
-        (send_to(&stranger, one()), NotFound, vec![&stranger, "peer add"]),
-        (bare, Invalid, vec!["message is missing"]),
-        (send_to(&peer, message("", &long, "x")), Invalid, vec!["message.id", "129", "128"]),
-        (send_to(&peer, message(&long, "", "x")), Invalid, vec!["message.channel", "129", "128"]),
-        (send_to(&peer, typed), Invalid, vec!["message.type", "257", "256"]),
-        (send_to(&peer, reply), Invalid, vec!["message.reply_to", "257", "256"]),
-        (send_to(&peer, entries), Invalid, vec!["message.metadata", "65", "64"]),
-        (send_to(&peer, large), Invalid, vec!["message.metadata", "16385", "16384"]),
-        (send_to(&peer, payload), Invalid, vec!["message.payload", "1048577", "1048576", "max_message_bytes"]),
-        (send_to(&peer, before), Invalid, vec!["message.timestamp", "-5", "milliseconds"]),
-        (wait, Invalid, vec!["wait", "77", "WAIT_"]),
-        (ttl, Invalid, vec!["ttl_ms", &longest, "31536000000 (365 days)", "give less"]),
-    ];
-    for (request, code, says) in cases {
+    let case = |request, code, says: &[&str]| (request, code, says.iter().map(ToString::to_string).collect());
+    vec![
+        case(send_to("", one()), Invalid, &["peer is empty", "give"]),
+        case(send_to(cut, one()), Invalid, &["peer", cut, "copied whole"]),
+        case(send_to("nobody", one()), NotFound, &["nobody", "peer ls"]),
+        case(send_to(stranger, one()), NotFound, &[stranger, "peer add"]),
+        case(bare, Invalid, &["message is missing"]),
+        case(to(message("", &long, "x")), Invalid, &["message.id", "129", "128"]),
+        case(to(message(&long, "", "x")), Invalid, &["message.channel", "129", "128"]),
+        case(to(typed), Invalid, &["message.type", "257", "256"]),
+        case(to(reply), Invalid, &["message.reply_to", "257", "256"]),
+        case(to(entries), Invalid, &["message.metadata", "65", "64"]),
+        case(to(large), Invalid, &["message.metadata", "16385", "16384"]),
+        case(to(payload), Invalid, &["message.payload", "1048577", "1048576", "max_message_bytes"]),
+        case(to(before), Invalid, &["message.timestamp", "-5", "milliseconds"]),
+        case(wait, Invalid, &["wait", "77", "WAIT_"]),
+        case(ttl, Invalid, &["ttl_ms", &longest, "31536000000 (365 days)", "give less"]),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_send_says_what_is_wrong() {
+    let (a, b) = pair().await;
+    let mut client = a.client().await;
+    let (peer, stranger) = (b.peer_id().await, stranger());
+    for (request, code, says) in bad_sends(&peer, &stranger) {
         refused(client.send(request).await, code, &says);
     }
     client.block(proto::BlockRequest { peer: stranger.clone() }).await.unwrap();
-    refused(
-        client.send(send_to(&stranger, one())).await,
-        Code::FailedPrecondition,
-        &[&stranger, "blocked", "peer add"],
-    );
+    let blocked = client.send(send_to(&stranger, message("", "", "x"))).await;
+    refused(blocked, Code::FailedPrecondition, &[&stranger, "blocked", "peer add"]);
     client.send(send_to(&peer, message("", "one", "x"))).await.unwrap();
     let other = client.send(send_to(&peer, message("", "one", "y"))).await;
     refused(other, Code::AlreadyExists, &["\"one\"", "use another id"]);
     still_work(&a, &b).await;
     assert_eq!(support::receive(&mut b.client().await, "", 1).await[0].message.as_ref().unwrap().payload, "x");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_item_of_a_stream_stops_nothing_around_it() {
+    let (a, b) = pair().await;
+    let (peer, stranger, blocked) = (b.peer_id().await, stranger(), stranger());
+    let mut client = a.client().await;
+    client.block(proto::BlockRequest { peer: blocked.clone() }).await.unwrap();
+    let mut bad: Vec<_> = bad_sends(&peer, &stranger)
+        .into_iter()
+        .map(|(request, code, says)| (Some(request), code, says))
+        .chain([(None, Code::InvalidArgument, vec!["request is missing".to_owned()])])
+        .collect();
+    let used = message("", "0", "other content");
+    bad.push((Some(send_to(&peer, used)), Code::AlreadyExists, vec!["use another id".to_owned()]));
+    bad.push((Some(send_to(&blocked, message("", "", "x"))), Code::FailedPrecondition, vec![blocked]));
+    let items = bad.iter().enumerate().flat_map(|(n, (request, ..))| {
+        let good = send_to(&peer, message("", &n.to_string(), n.to_string()));
+        let n = 2 * n as u64;
+        [proto::SendItem { r#ref: n, request: Some(good) }, proto::SendItem { r#ref: n + 1, request: request.clone() }]
+    });
+    let frame = proto::SendStreamRequest { items: items.collect() };
+    let (receipts, end) = send_frames(&mut client, vec![frame]).await;
+    end.unwrap();
+    let (good, refused): (Vec<_>, Vec<_>) = receipts.into_iter().partition(|receipt| receipt.r#ref % 2 == 0);
+    let sequences = good.iter().map(|one| (one.r#ref, one.code, one.response.as_ref().unwrap().sequence));
+    assert!(sequences.eq((0..bad.len() as u64).map(|n| (2 * n, 0, n + 1))), "{good:?}");
+    assert_eq!(refused.len(), bad.len());
+    for receipt in refused {
+        let (request, code, says) = &bad[receipt.r#ref as usize / 2];
+        assert_eq!((receipt.code, &receipt.response), (i32::from(*code), &None), "{request:?}: {receipt:?}");
+        for text in says {
+            assert!(receipt.error.contains(text.as_str()), "{:?} does not say {text:?}", receipt.error);
+        }
+    }
+    let got = support::receive(&mut b.client().await, "", bad.len()).await;
+    assert!(got.iter().map(|one| one.message.as_ref().unwrap().sequence).eq(1..=bad.len() as u64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_of_too_many_items_ends_the_stream() {
+    let (a, b) = pair().await;
+    let peer = b.peer_id().await;
+    let mut client = a.client().await;
+    let frame = |count: u64| {
+        let item =
+            |n: u64| proto::SendItem { r#ref: n, request: Some(send_to(&peer, message("", &n.to_string(), ""))) };
+        vec![proto::SendStreamRequest { items: (1..=count).map(item).collect() }]
+    };
+    let (receipts, end) = send_frames(&mut client, frame(4097)).await;
+    assert!(receipts.is_empty(), "{receipts:?}");
+    refused(end, Code::InvalidArgument, &["items has 4097", "4096", "several frames"]);
+    let (receipts, end) = send_frames(&mut client, frame(4096)).await;
+    end.unwrap();
+    let sequences = receipts.iter().map(|one| (one.r#ref, one.response.as_ref().unwrap().sequence));
+    assert!(sequences.eq((1..=4096).map(|n| (n, n))));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -297,29 +354,36 @@ fn resident_mib(daemon: &Daemon) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }
 
-async fn send_many(client: &mut Client, peer: &str, count: usize, size: usize) {
-    let batches: Vec<_> = (0..count)
-        .collect::<Vec<_>>()
-        .chunks(64)
-        .map(|batch| proto::SendStreamRequest {
-            items: batch
-                .iter()
-                .map(|n| proto::SendItem {
-                    r#ref: *n as u64,
-                    request: Some(send_to(peer, message("", &n.to_string(), vec![7; size]))),
-                })
-                .collect(),
-        })
-        .collect();
-    let mut stream = client.send_stream(tokio_stream::iter(batches)).await.unwrap().into_inner();
-    let mut told = 0;
-    while let Some(frame) = timeout(DEADLINE, stream.message()).await.expect("receipts in time").unwrap() {
-        if let Some(proto::send_stream_response::Frame::Receipts(batch)) = frame.frame {
-            assert!(batch.receipts.iter().all(|one| one.code == 0), "{batch:?}");
-            told += batch.receipts.len();
+/// All receipts of a stream of these frames, and how it ended.
+async fn send_frames(
+    client: &mut Client,
+    frames: Vec<proto::SendStreamRequest>,
+) -> (Vec<proto::Receipt>, Result<(), Status>) {
+    let mut stream = client.send_stream(tokio_stream::iter(frames)).await.unwrap().into_inner();
+    let mut receipts = Vec::new();
+    loop {
+        match timeout(DEADLINE, stream.message()).await.expect("receipts in time") {
+            Ok(Some(frame)) => {
+                if let Some(proto::send_stream_response::Frame::Receipts(batch)) = frame.frame {
+                    receipts.extend(batch.receipts);
+                }
+            }
+            Ok(None) => return (receipts, Ok(())),
+            Err(status) => return (receipts, Err(status)),
         }
     }
-    assert_eq!(told, count);
+}
+
+async fn send_many(client: &mut Client, peer: &str, count: usize, size: usize) {
+    let item = |n: usize| proto::SendItem {
+        r#ref: n as u64,
+        request: Some(send_to(peer, message("", &n.to_string(), vec![7; size]))),
+    };
+    let frames = (0..count.div_ceil(64))
+        .map(|frame| proto::SendStreamRequest { items: (frame * 64..count.min((frame + 1) * 64)).map(item).collect() });
+    let (receipts, end) = send_frames(client, frames.collect()).await;
+    end.unwrap();
+    assert!(receipts.iter().all(|one| one.code == 0) && receipts.len() == count, "{receipts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,11 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod skip;
 mod support;
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, chown},
+    process::Command,
+};
 
-use support::{Daemon, Options, loopback, wait_exit};
+use support::{Daemon, Options, P2P_NODE, loopback, wait_exit};
 
 fn fails(daemon: &mut Daemon, status: i32, says: &[&str]) {
     daemon.spawn();
@@ -57,6 +62,54 @@ async fn bad_stores_are_refused_and_kept() {
             now.len()
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_no_file_is_refused() {
+    let mut daemon = stopped().await;
+    let path = daemon.state_dir().join("store.db");
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("kept"), "kept").unwrap();
+    fails(&mut daemon, 1, &[&path.display().to_string(), "cannot be opened", "directory", "check that it is a file"]);
+    assert_eq!(fs::read_to_string(path.join("kept")).unwrap(), "kept");
+}
+
+/// Runs a command as a user who is nobody's owner; none if that cannot be.
+fn as_nobody() -> Option<Vec<String>> {
+    let words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"].map(ToOwned::to_owned);
+    let runs = Command::new(&words[0]).args(&words[1..]).args([P2P_NODE, "version"]).output();
+    runs.is_ok_and(|run| run.status.success()).then(|| words.to_vec())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_may_not_be_read_is_refused() {
+    let mut daemon = stopped().await;
+    let path = daemon.state_dir().join("store.db");
+    let good = fs::read(&path).unwrap();
+    // Root may read all: as root, the daemon runs as another user, to whom all
+    // but the store is given.
+    let root = nix::unistd::geteuid().is_root();
+    if root {
+        let Some(prefix) = as_nobody() else {
+            return skip::skip("bad_start", "setpriv cannot run the daemon as another user");
+        };
+        daemon.options.prefix = prefix;
+        let found = fs::read_dir(daemon.state_dir()).unwrap().map(|entry| entry.unwrap().path());
+        for given in found.filter(|file| *file != path).chain([daemon.dir().to_owned(), daemon.state_dir()]) {
+            chown(given, Some(65534), Some(65534)).unwrap();
+        }
+        chown(daemon.dir().join("config.toml"), Some(65534), Some(65534)).unwrap();
+    } else {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    }
+    fails(&mut daemon, 1, &[&path.display().to_string(), "cannot be opened", "Permission denied", "read and write"]);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(fs::read(&path).unwrap() == good, "the store was changed");
+    if root {
+        chown(&path, Some(65534), Some(65534)).unwrap();
+    }
+    daemon.restart().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,7 +20,7 @@ pub enum StoreError {
         cause: String,
     },
     /// The file cannot be opened.
-    #[error("the store {} cannot be opened: {cause}; check that this user may write there", path.display())]
+    #[error("the store {} cannot be opened: {cause}; check that it is a file which this user may read and write", path.display())]
     Open {
         /// The file.
         path: PathBuf,
