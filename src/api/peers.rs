@@ -201,7 +201,6 @@ impl Api {
         if !self.delivery.remove_peer(peer).await? {
             return Err(errors::not_in_book(peer));
         }
-        self.delivery.node().disconnect(peer).await?;
         tracing::info!(%peer, queued, "peer taken out of the address book");
         Ok(proto::RemovePeerResponse { peer_id: peer.to_string(), queued })
     }

@@ -1,14 +1,14 @@
 //! The address book: durable in the store, cached for decisions, told to the
 //! network.
 
-use std::{collections::HashMap, sync::PoisonError};
+use std::{collections::HashMap, future::Future, sync::PoisonError};
 
 use libp2p::PeerId;
 
 use super::{Delivery, DeliveryError, Inner};
 use crate::{
     node::{DIAL_DEADLINE, DialTarget, PeerPolicy, Standing},
-    store::{BookChange, BookPeer, Changed, Trust},
+    store::{BookChange, BookPeer, Changed, Db, Trust},
 };
 
 /// A peer of the book, as it is after a change.
@@ -72,6 +72,21 @@ impl Inner {
 }
 
 impl Delivery {
+    /// Makes one change of the book after another, so that disk, cache and
+    /// network see them in one order. It runs to its end even if the caller
+    /// goes: the network must not miss what is on disk.
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, DeliveryError>> + Send + 'static,
+    ) -> Result<T, DeliveryError> {
+        let turn = self.inner.book_turn.clone().lock_owned().await;
+        let changing = self.inner.tasks.spawn(async move {
+            let _turn = turn;
+            change.await
+        });
+        changing.await.map_err(|_| DeliveryError::Closed)?
+    }
+
     /// Whether messages go to and are taken from a peer.
     #[must_use]
     pub fn is_trusted(&self, peer: &PeerId) -> bool {
@@ -127,32 +142,36 @@ impl Delivery {
     /// # Errors
     /// When the store fails or the network is closed.
     pub async fn put_peer(&self, change: BookChange) -> Result<Result<BookEntry, Changed>, DeliveryError> {
-        let done = self
-            .inner
-            .store
-            .write(move |db| {
-                let changed = db.put_peer(&change)?;
-                Ok((changed, db.peer(&change.peer)?))
-            })
-            .await?;
-        let (Changed::Done { created }, Some(peer)) = done else { return Ok(Err(done.0)) };
-        self.inner.change(|book| book.put(&peer));
-        self.tell_policy(&peer).await?;
-        Ok(Ok(BookEntry { peer, created }))
+        let delivery = self.clone();
+        self.in_turn(async move {
+            let put = move |db: &mut Db| Ok((db.put_peer(&change)?, db.peer(&change.peer)?));
+            let done = delivery.inner.store.write(put).await?;
+            let (Changed::Done { created }, Some(peer)) = done else { return Ok(Err(done.0)) };
+            delivery.inner.change(|book| book.put(&peer));
+            delivery.tell_policy(&peer).await?;
+            Ok(Ok(BookEntry { peer, created }))
+        })
+        .await
     }
 
-    /// Takes a peer out of the book; false if it was not there.
+    /// Takes a peer out of the book and closes its connections; false if it was
+    /// not there.
     ///
     /// # Errors
     /// When the store fails or the network is closed.
     pub async fn remove_peer(&self, peer: PeerId) -> Result<bool, DeliveryError> {
-        let removed = self.inner.store.write(move |db| db.remove_peer(&peer)).await?;
-        if removed {
-            self.inner.change(|book| book.remove(&peer));
-            let policy = PeerPolicy { standing: Standing::Stranger, pinned: false, addresses: Vec::new() };
-            self.inner.node.set_policy(peer, policy).await.map_err(|_| DeliveryError::Closed)?;
-        }
-        Ok(removed)
+        let inner = self.inner.clone();
+        self.in_turn(async move {
+            let removed = inner.store.write(move |db| db.remove_peer(&peer)).await?;
+            if removed {
+                inner.change(|book| book.remove(&peer));
+                let policy = PeerPolicy { standing: Standing::Stranger, pinned: false, addresses: Vec::new() };
+                inner.node.set_policy(peer, policy).await.map_err(|_| DeliveryError::Closed)?;
+                inner.node.disconnect(peer).await.map_err(|_| DeliveryError::Closed)?;
+            }
+            Ok(removed)
+        })
+        .await
     }
 
     /// Connects to a peer of the book in the background, because it was just

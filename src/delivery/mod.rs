@@ -77,6 +77,8 @@ struct Inner {
     options: DeliveryOptions,
     hub: Arc<hub::Hub>,
     book: RwLock<book::BookCache>,
+    /// Held during a change of the book.
+    book_turn: Arc<tokio::sync::Mutex<()>>,
     /// Grows with every change of the book.
     book_version: watch::Sender<u64>,
     /// Grows when the inbox has more room.
@@ -125,6 +127,7 @@ impl Delivery {
             options,
             hub: Arc::default(),
             book: RwLock::new(book::BookCache::new(&book)),
+            book_turn: Arc::default(),
             book_version: watch::Sender::new(0),
             room: watch::Sender::new(0),
             peers: Mutex::default(),
