@@ -6,7 +6,6 @@
 //! sends faster than the disk writes.
 
 use std::{
-    collections::VecDeque,
     future::Future,
     pin::Pin,
     sync::{
@@ -23,12 +22,13 @@ use super::{
     Inner,
     effects::run_receiver,
     hub::EphemeralArrival,
+    link::{self, OpenLink},
     progress::lock,
-    task::{Told, answered},
+    task::answered,
 };
 use crate::{
     clock,
-    node::{Direction, Link, LinkId, Received},
+    node::{Direction, Link, Received},
     protocol::{Receiver, ReceiverEffect, ReceiverInput},
     store::{Arrival, BatchDone, StoreError},
     types::{Channel, Content, Route},
@@ -59,20 +59,12 @@ impl Door {
 type Batch = Result<Vec<(ReceiverInput, Option<BatchDone>)>, StoreError>;
 type StoreAnswer = Pin<Box<dyn Future<Output = Batch> + Send>>;
 
-struct Open {
-    id: LinkId,
-    route: Route,
-    tx: mpsc::Sender<Back>,
-    rx: mpsc::Receiver<Received<Forward>>,
-    waiting: VecDeque<Back>,
-}
-
 struct Task {
     inner: Arc<Inner>,
     peer: PeerId,
     up: Arc<AtomicBool>,
     receiver: Receiver,
-    link: Option<Open>,
+    link: Option<OpenLink<Back, Forward>>,
     wishes: Vec<ReceiverEffect>,
     store: Option<StoreAnswer>,
     /// Memory of frames that are in the machine's batch or in a wish.
@@ -109,15 +101,6 @@ impl Inner {
     }
 }
 
-async fn told(link: &mut Option<Open>, into: &mut Vec<Received<Forward>>) -> Told {
-    let Some(open) = link else { return std::future::pending().await };
-    tokio::select! {
-        biased;
-        room = open.tx.reserve(), if !open.waiting.is_empty() => Told::Room(room.is_ok()),
-        count = open.rx.recv_many(into, MAX_FRAMES), if open.waiting.len() < MAX_ANSWERS => Told::Frames(count),
-    }
-}
-
 impl Task {
     async fn run(mut self, mut links: mpsc::Receiver<Link>) {
         let mut book = self.inner.book_version.subscribe();
@@ -136,10 +119,9 @@ impl Task {
                 () = stop.cancelled() => break,
                 Some(link) = links.recv() => self.link_up(link),
                 done = answered(&mut self.store) => self.store_answered(done),
-                told = told(&mut self.link, &mut received) => match told {
-                    Told::Room(alive) => self.refill(alive),
-                    Told::Frames(count) => self.received(count, &mut received),
-                },
+                count = link::frames(&mut self.link, &mut received, MAX_FRAMES, |waiting| waiting < MAX_ANSWERS) => {
+                    self.received(count, &mut received);
+                }
                 _ = book.changed() => self.receiver.handle(ReceiverInput::Trust(self.inner.is_trusted(&self.peer))),
                 _ = has_room.changed() => self.receiver.handle(ReceiverInput::Room),
             }
@@ -164,7 +146,7 @@ impl Task {
     fn link_up(&mut self, link: Link) {
         let Direction::Inbound { tx, rx } = link.direction else { return };
         if self.link.as_ref().is_none_or(|open| open.id < link.id) {
-            self.link = Some(Open { id: link.id, route: link.route, tx, rx, waiting: VecDeque::new() });
+            self.link = Some(OpenLink::new(link.id, link.route, tx, rx));
             self.receiver.handle(ReceiverInput::LinkUp(link.id.0));
         }
     }
@@ -212,26 +194,8 @@ impl Task {
     }
 
     fn send(&mut self, number: u64, frame: Back) {
-        let Some(open) = self.link.as_mut().filter(|open| open.id.0 == number) else { return };
-        if !open.waiting.is_empty() {
-            return open.waiting.push_back(frame);
-        }
-        if let Err(mpsc::error::TrySendError::Full(frame)) = open.tx.try_send(frame) {
-            open.waiting.push_back(frame);
-        }
-    }
-
-    fn refill(&mut self, alive: bool) {
-        let Some(open) = &mut self.link else { return };
-        if !alive {
-            // Its other half says so too.
-            return open.waiting.clear();
-        }
-        while let Some(frame) = open.waiting.pop_front() {
-            if let Err(mpsc::error::TrySendError::Full(frame)) = open.tx.try_send(frame) {
-                open.waiting.push_front(frame);
-                break;
-            }
+        if let Some(open) = self.link.as_mut().filter(|open| open.id.0 == number) {
+            open.send(frame);
         }
     }
 
@@ -306,7 +270,7 @@ impl Task {
             }
         }
         if let Some(open) = self.link.take() {
-            drop(open.tx.try_send(Back::Bye));
+            open.part(Back::Bye);
         }
     }
 }

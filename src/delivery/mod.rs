@@ -16,6 +16,7 @@ pub mod effects;
 mod error;
 mod hub;
 mod inbound;
+mod link;
 mod listen;
 mod outbound;
 mod progress;

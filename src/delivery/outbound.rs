@@ -6,7 +6,7 @@
 //! tidy up, and an older state is harmless.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex},
@@ -22,11 +22,12 @@ use tokio::{
 use super::{
     Inner,
     effects::run_sender,
+    link::{self, OpenLink},
     progress::{PeerProgress, lock},
-    task::{Told, answered},
+    task::answered,
 };
 use crate::{
-    node::{Direction, Link, LinkId, Received},
+    node::{Direction, Link, Received},
     protocol::{EphemeralEnd, OutRow, PeerState, Sender, SenderEffect, SenderInput},
     store::StoreError,
     types::{Channel, Content, Epoch},
@@ -105,21 +106,12 @@ impl Outbox {
 
 type StoreAnswer = Pin<Box<dyn Future<Output = Result<Vec<SenderInput>, StoreError>> + Send>>;
 
-struct Open {
-    id: LinkId,
-    tx: mpsc::Sender<Forward>,
-    rx: mpsc::Receiver<Received<Back>>,
-    /// Frames that the link has no room for yet; bounded by the machine's
-    /// window.
-    waiting: VecDeque<Forward>,
-}
-
 struct Task {
     inner: Arc<Inner>,
     outbox: Arc<Outbox>,
     peer: PeerId,
     sender: Sender,
-    link: Option<Open>,
+    link: Option<OpenLink<Forward, Back>>,
     wishes: Vec<SenderEffect>,
     /// The wishes are only acknowledgements, to be written by then.
     due: Option<Instant>,
@@ -190,16 +182,6 @@ impl Inner {
     }
 }
 
-async fn told(link: &mut Option<Open>, into: &mut Vec<Received<Back>>, reads: bool) -> Told {
-    let Some(open) = link else { return std::future::pending().await };
-    tokio::select! {
-        biased;
-        room = open.tx.reserve(), if !open.waiting.is_empty() => Told::Room(room.is_ok()),
-        count = open.rx.recv_many(into, MAX_FRAMES), if reads => Told::Frames(count),
-        else => std::future::pending().await,
-    }
-}
-
 async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
@@ -218,15 +200,14 @@ impl Task {
             if self.may_end() && self.end(&requests) {
                 return;
             }
-            let tick = self.next_tick();
+            let (tick, reads) = (self.next_tick(), self.wishes.len() < MAX_WISHES);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 done = answered(&mut self.store) => self.store_answered(done).await,
-                told = told(&mut self.link, &mut received, self.wishes.len() < MAX_WISHES) => match told {
-                    Told::Room(alive) => self.refill(alive),
-                    Told::Frames(count) => self.received(count, &mut received),
-                },
+                count = link::frames(&mut self.link, &mut received, MAX_FRAMES, |_| reads) => {
+                    self.received(count, &mut received);
+                }
                 _ = requests.recv_many(&mut asked, MAX_REQUESTS) => {
                     asked.drain(..).for_each(|request| self.request(request));
                 }
@@ -288,7 +269,7 @@ impl Task {
         let Direction::Outbound { tx, rx } = link.direction else { return };
         let younger = self.link.as_ref().is_none_or(|open| open.id < link.id);
         if younger && self.inner.is_trusted(&self.peer) {
-            self.link = Some(Open { id: link.id, tx, rx, waiting: VecDeque::new() });
+            self.link = Some(OpenLink::new(link.id, link.route, tx, rx));
             self.handle(SenderInput::LinkUp(link.id.0));
         }
     }
@@ -329,7 +310,7 @@ impl Task {
     /// and a peer that only refuses must not make it pile up.
     fn forget_refused(&mut self, full: &Full) {
         if let Some(open) = &mut self.link {
-            open.waiting.retain(|frame| match frame {
+            open.keep_waiting(|frame| match frame {
                 Forward::Data(data) => data.lane != full.lane || data.seq < full.next,
                 Forward::Skip(skip) => skip.lane != full.lane || skip.from < full.next,
                 _ => true,
@@ -433,27 +414,8 @@ impl Task {
     }
 
     fn send(&mut self, number: u64, frame: Forward) {
-        let Some(open) = self.link.as_mut().filter(|open| open.id.0 == number) else { return };
-        if !open.waiting.is_empty() {
-            return open.waiting.push_back(frame);
-        }
-        match open.tx.try_send(frame) {
-            Err(mpsc::error::TrySendError::Full(frame)) => open.waiting.push_back(frame),
-            // A closed link is noticed by its receiving half.
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
-        }
-    }
-
-    fn refill(&mut self, alive: bool) {
-        if !alive {
-            return self.link_down();
-        }
-        let Some(open) = &mut self.link else { return };
-        while let Some(frame) = open.waiting.pop_front() {
-            if let Err(mpsc::error::TrySendError::Full(frame)) = open.tx.try_send(frame) {
-                open.waiting.push_front(frame);
-                break;
-            }
+        if let Some(open) = self.link.as_mut().filter(|open| open.id.0 == number) {
+            open.send(frame);
         }
     }
 
@@ -507,7 +469,7 @@ impl Task {
     /// Says goodbye, lets the link flush, and writes what is left to write.
     async fn finish(mut self) {
         if let Some(open) = self.link.take() {
-            drop(open.tx.try_send(Forward::Bye));
+            open.part(Forward::Bye);
         }
         if let Some(answer) = self.store.take() {
             drop(answer.await);
