@@ -4,7 +4,7 @@
 use libp2p::PeerId;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Delivery, DeliveryError, Inner, Outcome, progress::lock};
+use super::{Delivery, DeliveryError, Outcome, progress::lock};
 use crate::{
     protocol::PeerState,
     store::{Buried, Fill, Final, PageStart, Progress, SentRecord},
@@ -110,7 +110,7 @@ impl Delivery {
         let outbox = self.inner.outbox(&record.peer);
         let mut watch = outbox.progress.watch();
         let asked = record.clone();
-        let (after, buried) = self
+        let (after, _) = self
             .inner
             .store
             .write_then(
@@ -118,9 +118,6 @@ impl Delivery {
                 self.inner.disturb_then(|(_, buried): &(Option<SentRecord>, Option<Buried>)| buried.as_slice()),
             )
             .await?;
-        if let Some(buried) = buried {
-            self.tell_buried(buried);
-        }
         let mut record = after.map_or(record, |after| self.overlay(after));
         while matches!(record.progress, Progress::Pending(_)) && outbox.is_up() {
             if !matches!(timeout_at(deadline, watch.changed()).await, Ok(Ok(()))) {
@@ -129,22 +126,5 @@ impl Delivery {
             record = self.find(&record.id, Some(record.peer), Some(record.channel.clone())).await?;
         }
         Ok(record)
-    }
-}
-
-impl Inner {
-    /// For [`crate::store::Store::write_then`]: lets those who wait for a lane
-    /// know, in commit order, that a row of it became a tombstone. Later the
-    /// peer's acknowledgement of the gap could be taken for one of the message.
-    pub(super) fn disturb_then<T>(
-        self: &std::sync::Arc<Self>,
-        buried: impl FnOnce(&T) -> &[Buried] + Send + 'static,
-    ) -> impl FnOnce(&T) + Send + 'static {
-        let inner = self.clone();
-        move |done| {
-            for row in buried(done) {
-                inner.outbox(&row.peer).progress.disturb(&row.channel);
-            }
-        }
     }
 }

@@ -19,6 +19,7 @@ mod inbound;
 mod link;
 mod listen;
 mod outbound;
+mod outbox;
 mod progress;
 mod receipts;
 mod router;
@@ -84,7 +85,7 @@ struct Inner {
     book_version: watch::Sender<u64>,
     /// Grows when the inbox has more room.
     room: watch::Sender<u64>,
-    peers: Mutex<HashMap<PeerId, Arc<outbound::Outbox>>>,
+    peers: Mutex<HashMap<PeerId, Arc<outbox::Outbox>>>,
     inbound: Mutex<HashMap<PeerId, inbound::Door>>,
     counters: Mutex<HashMap<PeerId, Counters>>,
     /// When the next message expires, as far as known.

@@ -5,17 +5,11 @@
 //! goes into the next. Acknowledgements are written late, together: they only
 //! tidy up, and an older state is harmless.
 
-use std::{
-    collections::HashMap,
-    future::Future,
-    pin::Pin,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use libp2p::PeerId;
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 
@@ -23,24 +17,17 @@ use super::{
     Inner,
     effects::run_sender,
     link::{self, OpenLink},
-    progress::{PeerProgress, lock},
+    outbox::{News, Outbox, Request},
+    progress::lock,
     task::answered,
 };
 use crate::{
     node::{Direction, Link, Received},
-    protocol::{EphemeralEnd, OutRow, PeerState, Sender, SenderEffect, SenderInput},
-    store::StoreError,
-    types::{Channel, Content, Epoch},
+    protocol::{EphemeralEnd, Sender, SenderEffect, SenderInput},
+    store::{Buried, StoreError},
     wire::{Back, Forward, Full},
 };
 
-/// Requests to a peer's task that wait.
-const MAILBOX: usize = 1024;
-/// New rows handed over in memory; more are read from the store when their
-/// turn comes.
-const MAX_APPENDED: usize = 8192;
-/// The same in bytes.
-const MAX_APPENDED_BYTES: u64 = 8 * 1024 * 1024;
 /// Frames taken from a link at a time.
 const MAX_FRAMES: usize = 256;
 /// Requests taken from the mailbox at a time.
@@ -55,58 +42,9 @@ const ACK_DELAY: Duration = Duration::from_millis(25);
 /// How long to wait after a failure of the store.
 const STORE_RETRY: Duration = Duration::from_secs(2);
 
-/// What a peer's task is asked.
-#[derive(Debug)]
-pub(super) enum Request {
-    Link(Link),
-    Buried { channel: Channel, epoch: Epoch, seq: u64, id: String },
-    Ephemeral { channel: Channel, content: Content, deadline: u64, reply: oneshot::Sender<EphemeralEnd> },
-}
-
-/// The outside of a peer's task.
-#[derive(Debug)]
-pub(super) struct Outbox {
-    pub(super) progress: PeerProgress,
-    mailbox: mpsc::Sender<Request>,
-    appended: Mutex<Appended>,
-    news: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Appended {
-    rows: Vec<(Channel, Epoch, OutRow)>,
-    bytes: u64,
-    /// Some did not fit, or a wish to look again.
-    rescan: bool,
-}
-
-impl Outbox {
-    fn append(&self, channel: Channel, epoch: Epoch, row: OutRow) {
-        let cost = row.cost();
-        let mut appended = lock(&self.appended);
-        if appended.rows.len() < MAX_APPENDED && appended.bytes + cost <= MAX_APPENDED_BYTES {
-            appended.bytes += cost;
-            appended.rows.push((channel, epoch, row));
-        } else {
-            appended.rescan = true;
-        }
-        drop(appended);
-        self.news.notify_one();
-    }
-
-    fn is_quiet(&self) -> bool {
-        let appended = lock(&self.appended);
-        appended.rows.is_empty() && !appended.rescan
-    }
-
-    pub(super) fn is_up(&self) -> bool {
-        self.progress.state() == PeerState::Up
-    }
-}
-
 type StoreAnswer = Pin<Box<dyn Future<Output = Result<Vec<SenderInput>, StoreError>> + Send>>;
 
-struct Task {
+pub(super) struct Task {
     inner: Arc<Inner>,
     outbox: Arc<Outbox>,
     peer: PeerId,
@@ -123,49 +61,18 @@ struct Task {
     scanned: bool,
 }
 
-impl Inner {
-    /// Tells a peer's task of a row that was committed. Never blocks: it is
-    /// called on the store's thread.
-    pub(super) fn appended(self: &Arc<Self>, peer: &PeerId, channel: Channel, epoch: Epoch, row: OutRow) {
-        self.with_outbox(peer, |outbox| outbox.append(channel, epoch, row));
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
+}
 
-    /// Asks a peer's task. False when it cannot take more now.
-    pub(super) fn ask(self: &Arc<Self>, peer: &PeerId, request: Request) -> bool {
-        self.with_outbox(peer, |outbox| outbox.mailbox.try_send(request).is_ok())
-    }
-
-    /// Asks a peer's task once it can take more. Whoever waits for the answer
-    /// is told if the task ends instead: its half of the channel is dropped.
-    pub(super) async fn ask_in_turn(self: &Arc<Self>, peer: &PeerId, request: Request) {
-        let mailbox = self.with_outbox(peer, |outbox| outbox.mailbox.clone());
-        drop(mailbox.send(request).await);
-    }
-
-    /// The outside of a peer's task, which is started if it does not run.
-    pub(super) fn outbox(self: &Arc<Self>, peer: &PeerId) -> Arc<Outbox> {
-        self.with_outbox(peer, Arc::clone)
-    }
-
-    /// Holds the lock that a task takes to end itself, so that nothing is told
-    /// to one that is gone.
-    fn with_outbox<T>(self: &Arc<Self>, peer: &PeerId, tell: impl FnOnce(&Arc<Outbox>) -> T) -> T {
-        let mut peers = lock(&self.peers);
-        let outbox = peers.entry(*peer).or_insert_with(|| self.start_outbox(*peer));
-        tell(outbox)
-    }
-
-    fn start_outbox(self: &Arc<Self>, peer: PeerId) -> Arc<Outbox> {
-        let (mailbox, requests) = mpsc::channel(MAILBOX);
-        let outbox = Arc::new(Outbox {
-            progress: PeerProgress::default(),
-            mailbox,
-            appended: Mutex::default(),
-            news: Notify::new(),
-        });
-        let task = Task {
-            inner: self.clone(),
-            outbox: outbox.clone(),
+impl Task {
+    pub(super) fn new(inner: Arc<Inner>, outbox: Arc<Outbox>, peer: PeerId) -> Self {
+        Self {
+            inner,
+            outbox,
             peer,
             sender: Sender::new(),
             link: None,
@@ -176,21 +83,10 @@ impl Inner {
             next_key: 0,
             wanted: false,
             scanned: false,
-        };
-        self.tasks.spawn_on(task.run(requests), &self.runtime);
-        outbox
+        }
     }
-}
 
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
-}
-
-impl Task {
-    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+    pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let mut book = self.inner.book_version.subscribe();
         let stop = self.inner.stop.clone();
         let (mut received, mut asked) = (Vec::new(), Vec::new());
@@ -211,7 +107,7 @@ impl Task {
                 _ = requests.recv_many(&mut asked, MAX_REQUESTS) => {
                     asked.drain(..).for_each(|request| self.request(request));
                 }
-                () = self.outbox.news.notified(), if self.scanned => self.take_appended(),
+                () = self.outbox.has_news(), if self.scanned => self.take_news(),
                 _ = book.changed() => self.check_trust(),
                 () = at(tick) => self.handle(SenderInput::Tick),
                 () = at(self.due), if self.store.is_none() => self.due = None,
@@ -253,10 +149,6 @@ impl Task {
     fn request(&mut self, request: Request) {
         match request {
             Request::Link(link) => self.link_up(link),
-            Request::Buried { channel, epoch, seq, id } => {
-                self.outbox.progress.disturb(&channel);
-                self.handle(SenderInput::Buried { channel, epoch, seq, id });
-            }
             Request::Ephemeral { channel, content, deadline, reply } => {
                 self.next_key += 1;
                 self.replies.insert(self.next_key, reply);
@@ -318,12 +210,18 @@ impl Task {
         }
     }
 
-    fn take_appended(&mut self) {
-        let appended = std::mem::take(&mut *lock(&self.outbox.appended));
-        for (channel, epoch, row) in appended.rows {
+    fn take_news(&mut self) {
+        let News { rows, buried, rescan, recheck, .. } = self.outbox.take_news();
+        for (channel, epoch, row) in rows {
             self.handle(SenderInput::Appended { channel, epoch, row });
         }
-        if appended.rescan {
+        for Buried { channel, epoch, seq, id, .. } in buried {
+            self.handle(SenderInput::Buried { channel, epoch, seq, id });
+        }
+        if recheck {
+            self.handle(SenderInput::Recheck);
+        }
+        if rescan || recheck {
             self.wishes.push(SenderEffect::Rescan);
         }
     }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::{
     Delivery,
-    outbound::Outbox,
+    outbox::Outbox,
     send::{Look, Pending, Sent, progress_state},
 };
 use crate::{store::Progress, types::Channel};

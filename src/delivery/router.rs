@@ -61,7 +61,7 @@ impl Delivery {
             Direction::Inbound { .. } => self.inner.inbound_link(link),
             Direction::Outbound { .. } => {
                 let peer = link.peer;
-                if !self.inner.ask(&peer, super::outbound::Request::Link(link)) {
+                if !self.inner.ask(&peer, super::outbox::Request::Link(link)) {
                     tracing::debug!(%peer, "an outbound link was dropped: the peer's task is behind");
                 }
             }

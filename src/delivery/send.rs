@@ -11,7 +11,7 @@ use tokio::{
 use super::{
     Delivery, DeliveryError, Inner,
     hub::EphemeralArrival,
-    outbound::{Outbox, Request},
+    outbox::{Outbox, Request},
     progress::LaneProgress,
 };
 use crate::{

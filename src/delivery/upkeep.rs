@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{Delivery, outbound::Request};
+use super::Delivery;
 use crate::{
     clock::ClockMark,
     store::{Buried, Db, StoreError},
@@ -70,19 +70,7 @@ impl Delivery {
         if !buried.is_empty() {
             tracing::info!(count = buried.len(), "messages expired before they could be delivered");
         }
-        for row in buried {
-            self.tell_buried(row);
-        }
         Ok(())
-    }
-
-    /// Tells a peer's task of a row that became a tombstone.
-    pub(super) fn tell_buried(&self, buried: Buried) {
-        let Buried { peer, channel, epoch, seq, id } = buried;
-        self.inner.outbox(&peer).progress.disturb(&channel);
-        if !self.inner.ask(&peer, Request::Buried { channel, epoch, seq, id }) {
-            tracing::debug!(%peer, "a tombstone was not told; the store knows it");
-        }
     }
 
     async fn tidy(&self, sent_at: &mut String, seen_at: &mut String) -> Result<(), StoreError> {

@@ -6,7 +6,7 @@ use libp2p::PeerId;
 use p2p_node::{
     delivery::effects::{run_receiver, run_sender},
     protocol::{InboundKind, Receiver, ReceiverEffect, ReceiverInput, Sender, SenderEffect, SenderInput},
-    store::{Acknowledged, Arrival, Db, Enqueued, Final, NewMessage, Progress, StoreOptions},
+    store::{Acknowledged, Arrival, Buried, Db, Enqueued, Final, NewMessage, Progress, StoreOptions},
     types::{Content, Route},
     wire::{Back, Forward},
 };
@@ -247,6 +247,16 @@ impl World {
         self.nodes[node].answers.extend(answers);
     }
 
+    /// Names a tombstone to the sender, or, as if there were too many, does not.
+    fn tell_buried(&mut self, node: usize, buried: Buried) -> Answer {
+        let Buried { channel, epoch, seq, id, .. } = buried;
+        if self.rng.random_ratio(1, 4) {
+            self.nodes[node].ops.push_back(Op::Sender(SenderEffect::Rescan));
+            return Answer::Sender(SenderInput::Recheck);
+        }
+        Answer::Sender(SenderInput::Buried { channel, epoch, seq, id })
+    }
+
     fn run_op(&mut self, node: usize, op: Op) -> Option<Answer> {
         let other = self.nodes[1 - node].peer;
         match op {
@@ -255,20 +265,13 @@ impl World {
                 let (waiting, _) = self.nodes[node].db.list_outbox(None, None, Default::default(), 1000).unwrap();
                 let record = waiting.get(usize::try_from(pick).unwrap_or(0) % waiting.len().max(1))?;
                 let (_, buried) = self.nodes[node].db.cancel(record).unwrap();
-                let buried = buried?;
-                let input = SenderInput::Buried {
-                    channel: buried.channel,
-                    epoch: buried.epoch,
-                    seq: buried.seq,
-                    id: buried.id,
-                };
-                Some(Answer::Sender(input))
+                Some(self.tell_buried(node, buried?))
             }
             Op::Expire => {
                 let buried = self.nodes[node].db.expire(self.now).unwrap();
-                for b in buried {
-                    let input = SenderInput::Buried { channel: b.channel, epoch: b.epoch, seq: b.seq, id: b.id };
-                    self.nodes[node].answers.push_back(Answer::Sender(input));
+                for buried in buried {
+                    let answer = self.tell_buried(node, buried);
+                    self.nodes[node].answers.push_back(answer);
                 }
                 None
             }

@@ -79,8 +79,22 @@ impl Sender {
         lane.unresolved = true;
         match lane.phase {
             Phase::Closed => self.open(channel),
-            _ if lane.asked > 0 => lane.ask_again = true,
-            Phase::Flowing | Phase::Full { .. } => self.reopen(channel),
+            _ => self.ask_anew(channel),
+        }
+    }
+
+    pub(super) fn recheck(&mut self) {
+        let open = self.lanes.iter().filter(|(_, lane)| lane.phase != Phase::Closed);
+        for channel in open.map(|(channel, _)| channel.clone()).collect::<Vec<_>>() {
+            self.ask_anew(&channel);
+        }
+    }
+
+    /// Compares an open lane once more, after the answers that it waits for.
+    fn ask_anew(&mut self, channel: &Channel) {
+        let Some(lane) = self.lanes.get_mut(channel) else { return };
+        match lane.phase {
+            Phase::Flowing | Phase::Full { .. } if lane.asked == 0 => self.reopen(channel),
             _ => lane.ask_again = true,
         }
     }
@@ -219,5 +233,69 @@ impl Sender {
             lane.credit = usize::MAX;
             self.pump(&channel);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        protocol::{Prepared, SenderInput},
+        types::Content,
+        wire::{Back, LaneState, Welcome},
+    };
+
+    /// Gives inputs to a sender with one link; what it does about each.
+    fn handle(sender: &mut Sender, inputs: Vec<SenderInput>) -> Vec<SenderEffect> {
+        inputs.into_iter().for_each(|input| sender.handle(0, input));
+        std::iter::from_fn(|| sender.poll()).collect()
+    }
+
+    fn frame(frame: Back) -> SenderInput {
+        SenderInput::Frame(1, frame)
+    }
+
+    fn opened(lane: u32, high: Seq) -> SenderInput {
+        frame(Back::LaneState(LaneState { lane, high, inherited: 0, floor: 0, tag: high, gaps: Vec::new() }))
+    }
+
+    fn prepared(request: u64, unresolved: &[&str]) -> SenderInput {
+        let unresolved = unresolved.iter().map(ToString::to_string).collect();
+        let (acked, acked_tag, last, tag_at) = (0, 0, 2, Some(1));
+        let info =
+            Prepared { acked, acked_tag, last, tag_at, gap_is_message: false, unresolved, more_unresolved: false };
+        SenderInput::Prepared { channel: "".into(), request, info: Some(info) }
+    }
+
+    fn row(seq: Seq, body: RowBody) -> OutRow {
+        OutRow { seq, tag: seq, expires_at: 1000, body }
+    }
+
+    #[test]
+    fn tombstones_that_were_not_named_are_found() {
+        let mut sender = Sender::new();
+        let (channel, epoch) = (Channel::from(""), 7);
+        let message = |id: &str| RowBody::Message(Content { id: id.to_owned(), ..Content::default() });
+        let rows = ["one", "two"].into_iter().zip(1..).map(|(id, seq)| row(seq, message(id))).collect();
+        let sent = handle(
+            &mut sender,
+            vec![
+                SenderInput::LinkUp(1),
+                frame(Back::Welcome(Welcome { version: 1, features: 0, max_message_bytes: 1000 })),
+                SenderInput::Appended { channel: channel.clone(), epoch, row: row(2, message("two")) },
+                opened(1, 0),
+                prepared(1, &[]),
+                SenderInput::Loaded { channel: channel.clone(), epoch, rows },
+            ],
+        );
+        assert!(matches!(sent.last(), Some(SenderEffect::Send(1, Forward::Data(Data { seq: 2, .. })))), "{sent:?}");
+        let again = handle(&mut sender, vec![SenderInput::Recheck]);
+        assert!(matches!(&again[..], [SenderEffect::Send(1, Forward::Open(open))] if open.lane == 2), "{again:?}");
+        // The peer has the first; the store knows that it wants neither sent.
+        let asked = handle(&mut sender, vec![opened(2, 1), prepared(2, &["one"])]);
+        assert!(asked.iter().any(|effect| matches!(effect, SenderEffect::Send(_, Forward::Query(q)) if q.id == "one")));
+        let rows = vec![row(2, RowBody::Tombstone { id: "two".to_owned() })];
+        let told = handle(&mut sender, vec![SenderInput::Loaded { channel, epoch, rows }]);
+        assert!(matches!(&told[..], [SenderEffect::Send(_, Forward::Skip(skip))] if skip.from == 2), "{told:?}");
     }
 }

@@ -97,6 +97,9 @@ pub enum SenderInput {
         /// The message's id.
         id: String,
     },
+    /// Rows became tombstones, too many to name: lanes that are open are
+    /// compared and read anew. The others need [`SenderInput::Lanes`].
+    Recheck,
     /// An ephemeral message to send.
     Ephemeral {
         /// Names it in [`SenderEffect::EphemeralDone`].

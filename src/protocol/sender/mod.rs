@@ -73,6 +73,7 @@ impl Sender {
             SenderInput::Renumbered(info) => self.renumbered(info),
             SenderInput::StoreFailed => self.store_failed(),
             SenderInput::Buried { channel, epoch, seq, id } => self.buried(&channel, epoch, seq, &id),
+            SenderInput::Recheck => self.recheck(),
             SenderInput::Ephemeral { key, channel, content, deadline } => {
                 self.ephemeral(Waiting { key, channel, content, deadline });
             }
