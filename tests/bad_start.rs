@@ -101,7 +101,7 @@ async fn a_store_that_may_not_be_read_is_refused() {
         }
         chown(daemon.dir().join("config.toml"), Some(65534), Some(65534)).unwrap();
     } else {
-        fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     }
     fails(&mut daemon, 1, &[&path.display().to_string(), "cannot be opened", "Permission denied", "read and write"]);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();

@@ -142,9 +142,20 @@ impl Inner {
 
     /// Asks a peer's task once it can take more. Whoever waits for the answer
     /// is told if the task ends instead: its half of the channel is dropped.
-    pub(super) async fn ask_in_turn(self: &Arc<Self>, peer: &PeerId, request: Request) {
-        let mailbox = self.with_outbox(peer, |outbox| outbox.mailbox.clone());
-        drop(mailbox.send(request).await);
+    pub(super) async fn ask_in_turn(self: &Arc<Self>, peer: &PeerId, mut request: Request) {
+        use mpsc::error::TrySendError::{Closed, Full};
+        loop {
+            // Under the lock: a task that is just ending takes nothing more.
+            let full = self.with_outbox(peer, |outbox| match outbox.mailbox.try_send(request) {
+                Err(Full(back)) => Some((back, outbox.mailbox.clone())),
+                // Closed while it is in the table: all tasks are ending.
+                Ok(()) | Err(Closed(_)) => None,
+            });
+            let Some((back, mailbox)) = full else { return };
+            request = back;
+            // Room, or the end of this task.
+            drop(mailbox.reserve().await);
+        }
     }
 
     /// The outside of a peer's task, which is started if it does not run.
