@@ -248,6 +248,7 @@ fn store_options(settings: &Settings, synchronous: Synchronous) -> StoreOptions 
         max_inbox_bytes: settings.limits.max_inbox_bytes,
         max_peer_bytes: settings.limits.max_peer_bytes,
         synchronous,
+        ..StoreOptions::default()
     }
 }
 

@@ -105,7 +105,7 @@ impl From<DeliveryError> for Status {
             DeliveryError::Held { pid, .. } => with_info(Code::AlreadyExists, text, "CONSUMER_IN_USE", &[("pid", pid)]),
             DeliveryError::NoConsumer { .. } => with_info(Code::NotFound, text, "CONSUMER_UNKNOWN", &[]),
             DeliveryError::BeyondLast { .. } => bad_field("cursor", text),
-            DeliveryError::TooMany { what, max, .. } => limit(text, what, None, max),
+            DeliveryError::TooMany { what, used, max, .. } => limit(text, what, Some(used), max),
             DeliveryError::Damaged { cursor, .. } => {
                 with_info(Code::DataLoss, text, "MESSAGE_DAMAGED", &[("cursor", cursor.to_string())])
             }

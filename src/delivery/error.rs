@@ -69,10 +69,12 @@ pub enum DeliveryError {
         last: u64,
     },
     /// A limit on consumers or listeners.
-    #[error("{what}: at most {max}; {remedy}")]
+    #[error("{what}: at most {max}, {used} in use; {remedy}")]
     TooMany {
         /// What there are too many of.
         what: &'static str,
+        /// In use now.
+        used: u64,
         /// Allowed.
         max: u64,
         /// What to do.

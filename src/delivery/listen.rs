@@ -60,7 +60,8 @@ pub struct Listener {
     spec: ListenSpec,
     seat: Seat,
     _hold: Option<Hold>,
-    channel: i64,
+    /// Its number; `None` for a peek while the store has no such channel.
+    channel: Option<i64>,
     /// Where the consumer stood when the Listen began.
     start: u64,
     /// Handed out up to here.
@@ -82,8 +83,8 @@ impl Delivery {
         // Sit down before reading, so that nothing falls between.
         let seat = self.inner.hub.sit_down(&spec.channel, spec.peek);
         if spec.peek {
-            let name = spec.channel.clone();
-            let channel = self.inner.store.write(move |db| db.channel_number(&name)).await?;
+            // Looking must not make a channel that nothing was sent to.
+            let channel = None;
             let (delivery, attempts) = (self.clone(), Attempts::default());
             return Ok(Listener {
                 delivery,
@@ -104,7 +105,11 @@ impl Delivery {
             Opened::Consumer(state) => state,
             Opened::TooMany { max } => {
                 let (what, remedy) = ("consumers of a channel", "use one of those there are");
-                return Err(DeliveryError::TooMany { what, max, remedy });
+                return Err(DeliveryError::TooMany { what, used: max, max, remedy });
+            }
+            Opened::TooManyChannels { used, max } => {
+                let (what, remedy) = ("channels", "use one of those there are");
+                return Err(DeliveryError::TooMany { what, used, max, remedy });
             }
         };
         Ok(Listener {
@@ -112,7 +117,7 @@ impl Delivery {
             spec,
             seat,
             _hold: Some(hold),
-            channel: state.channel,
+            channel: Some(state.channel),
             start: state.cursor,
             cursor: state.cursor,
             attempts: Attempts::decode(&state.attempts),
@@ -185,7 +190,8 @@ impl Listener {
     }
 
     async fn read(&mut self) -> Result<Vec<Delivered>, DeliveryError> {
-        let (channel, after, max) = (self.channel, self.cursor, self.spec.max_batch);
+        let Some(channel) = self.number().await? else { return Ok(Vec::new()) };
+        let (after, max) = (self.cursor, self.spec.max_batch);
         let page = self.delivery.inner.store.read(move |reader| reader.inbox(channel, after, max, BATCH_BYTES)).await?;
         if page.rows.is_empty()
             && let Some(cursor) = page.damaged
@@ -198,6 +204,14 @@ impl Listener {
             self.unacknowledged = self.spec.auto && !self.spec.peek;
         }
         Ok(batch)
+    }
+
+    async fn number(&mut self) -> Result<Option<i64>, DeliveryError> {
+        if self.channel.is_none() {
+            let name = self.spec.channel.clone();
+            self.channel = self.delivery.inner.store.read(move |reader| reader.channel(&name)).await?;
+        }
+        Ok(self.channel)
     }
 
     fn delivered(&self, row: InboxRow) -> Delivered {
@@ -241,13 +255,13 @@ impl Drop for Listener {
             return;
         }
         let mut attempts = self.attempts.delivered(self.cursor);
-        let (name, consumer, channel) = (self.spec.channel.clone(), self.spec.consumer.clone(), self.channel);
+        let (name, consumer) = (self.spec.channel.clone(), self.spec.consumer.clone());
         let store = self.delivery.inner.store.clone();
         self.delivery.inner.tasks.spawn(async move {
             let note = move |db: &mut crate::store::Db| {
                 if let Opened::Consumer(state) = db.open_consumer(&name, &consumer)? {
                     attempts.acknowledged(state.cursor);
-                    db.note_attempts(channel, &consumer, &attempts.encode())?;
+                    db.note_attempts(state.channel, &consumer, &attempts.encode())?;
                 }
                 Ok(())
             };

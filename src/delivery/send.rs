@@ -191,11 +191,11 @@ fn enqueue(db: &mut Db, own: Option<NewMessage>, message: NewMessage, now: Milli
 
 /// To oneself: through both halves of the store, in one step.
 fn take_own(db: &mut Db, message: NewMessage, queued: &Queued, now: Millis) -> Result<Taken, StoreError> {
-    let NewMessage { peer, channel, content, ttl_ms, .. } = message;
+    let NewMessage { peer, channel, content, .. } = message;
     let (seq, tag, epoch, id) = (queued.row.seq, queued.row.tag, queued.epoch, content.id.clone());
     let arrival = Arrival { peer, route: Route::Lan, now, wall: clock::wall_ms() };
     let at = |seq, kind| Inbound { channel: channel.clone(), epoch, seq, tag, kind };
-    let mut batch = vec![at(seq, InboundKind::Message { content, ttl_left_ms: ttl_ms })];
+    let mut batch = vec![at(seq, InboundKind::Message { content })];
     let high = db.open_lane(&peer, &channel, epoch, &[])?.map_or(0, |lane| lane.high);
     if high + 1 < seq {
         // The positions before are of other epochs.
@@ -390,7 +390,12 @@ impl Ephemeral {
             EphemeralEnd::TooLarge(_) => (State::Rejected, Outcome::TooLarge),
             EphemeralEnd::QueueFull => {
                 let (what, max) = ("ephemeral messages under way to this peer", crate::protocol::MAX_EPHEMERAL as u64);
-                return Err(DeliveryError::TooMany { what, max, remedy: "send slower, or send durable messages" });
+                return Err(DeliveryError::TooMany {
+                    what,
+                    used: max,
+                    max,
+                    remedy: "send slower, or send durable messages",
+                });
             }
         };
         Ok(Sent { id: self.id, state, outcome, duplicate: false, seq: 0 })
@@ -424,8 +429,8 @@ fn answer(taken: Taken, LaneBefore { outbox, disturbed }: LaneBefore) -> Result<
         Taken::OwnFull => Err(DeliveryError::InboxFull),
         Taken::Conflict { id } => Err(DeliveryError::Conflict { id }),
         // No message that goes makes room for another channel.
-        Taken::Full(OutboxLimit { limit: CHANNELS_LIMIT, max, .. }) => {
-            Err(DeliveryError::TooMany { what: CHANNELS_LIMIT, max, remedy: "use the channels that there are" })
+        Taken::Full(OutboxLimit { limit: CHANNELS_LIMIT, used, max }) => {
+            Err(DeliveryError::TooMany { what: CHANNELS_LIMIT, used, max, remedy: "use the channels that there are" })
         }
         Taken::Full(limit) => Err(DeliveryError::Full(limit)),
     }

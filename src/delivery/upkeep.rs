@@ -17,10 +17,6 @@ const EXPIRY_CHECK: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 /// Between two rounds of tidying up.
 const TIDY: Duration = Duration::from_secs(60);
-/// Ids looked at in one operation: a few milliseconds of the store's time.
-const TIDY_LINES: usize = 2_000;
-/// Operations in one round.
-const TIDY_STEPS: usize = 50;
 /// Pages given back in one round.
 const SHRINK_PAGES: u32 = 256;
 
@@ -31,7 +27,6 @@ impl Delivery {
     pub(super) async fn keep_up(self) {
         let mut tidy = interval(TIDY);
         tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut sent_at, mut seen_at) = (String::new(), String::new());
         loop {
             let inner = &self.inner;
             let wait = inner.next_expiry.load(Ordering::Acquire).saturating_sub(inner.clock.now());
@@ -41,7 +36,7 @@ impl Delivery {
                 () = inner.stop.cancelled() => return,
                 () = inner.expiry_moved.notified() => Ok(()),
                 () = tokio::time::sleep_until(wake) => self.expire().await,
-                _ = tidy.tick() => self.tidy(&mut sent_at, &mut seen_at).await,
+                _ = tidy.tick() => self.tidy().await,
             };
             if let Err(error) = done {
                 tracing::warn!(%error, "upkeep of the store failed; it is tried again");
@@ -73,19 +68,21 @@ impl Delivery {
         Ok(())
     }
 
-    async fn tidy(&self, sent_at: &mut String, seen_at: &mut String) -> Result<(), StoreError> {
+    /// Forgets ids that are old enough, in steps between which the store does
+    /// other work. What comes in faster than this runs is kept in bounds by the
+    /// store itself.
+    async fn tidy(&self) -> Result<(), StoreError> {
         let store = &self.inner.store;
         let now = self.inner.clock.now();
         let mark = self.inner.clock.mark();
         store.write(move |db| write_mark(db, &mark)).await?;
-        for _ in 0..TIDY_STEPS {
-            let after = sent_at.clone();
-            *sent_at = store.write(move |db| db.forget_sent(&after, TIDY_LINES, now)).await?.unwrap_or_default();
-            let after = seen_at.clone();
-            *seen_at = store.write(move |db| db.forget_seen(&after, TIDY_LINES, now)).await?.unwrap_or_default();
-            if sent_at.is_empty() && seen_at.is_empty() {
-                break;
-            }
+        let mut lane = Some(0);
+        while let Some(after) = lane {
+            lane = store.write(move |db| db.forget_sent(after, now)).await?;
+        }
+        let mut origin = Some(0);
+        while let Some(after) = origin {
+            origin = store.write(move |db| db.forget_seen(after, now)).await?;
         }
         store.write(|db| db.shrink(SHRINK_PAGES)).await
     }

@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{Db, StoreError};
+use super::{Db, StoreError, channels::find_channel};
 
 /// Consumers of one channel: each keeps messages in the inbox.
 const MAX_CONSUMERS: i64 = 64;
@@ -25,6 +25,13 @@ pub enum Opened {
     Consumer(ConsumerState),
     /// The channel has as many as it can have.
     TooMany {
+        /// Allowed.
+        max: u64,
+    },
+    /// The channel would be one too many.
+    TooManyChannels {
+        /// In use.
+        used: u64,
         /// Allowed.
         max: u64,
     },
@@ -57,7 +64,9 @@ impl Db {
     /// # Errors
     /// When SQLite refuses.
     pub fn open_consumer(&mut self, channel: &str, name: &str) -> Result<Opened, StoreError> {
-        let (channel, _) = self.channel(channel)?;
+        let Some((channel, _)) = self.channel(channel)? else {
+            return Ok(Opened::TooManyChannels { used: self.channels()?, max: self.options.max_channels });
+        };
         if let Some(state) = self.consumer(channel, name)? {
             return Ok(Opened::Consumer(state));
         }
@@ -72,14 +81,6 @@ impl Db {
             .prepare_cached("INSERT INTO consumer VALUES (?1, ?2, 0, x'')")?
             .execute(params![channel, name])?;
         Ok(Opened::Consumer(ConsumerState { channel, cursor: 0, attempts: Vec::new() }))
-    }
-
-    /// The number of a channel, for reading without a consumer.
-    ///
-    /// # Errors
-    /// When SQLite refuses.
-    pub fn channel_number(&mut self, channel: &str) -> Result<i64, StoreError> {
-        Ok(self.channel(channel)?.0)
     }
 
     fn consumer(&self, channel: i64, name: &str) -> Result<Option<ConsumerState>, StoreError> {
@@ -98,15 +99,12 @@ impl Db {
     /// # Errors
     /// When SQLite refuses.
     pub fn acknowledge(&mut self, channel: &str, name: &str, cursor: u64) -> Result<Acknowledged, StoreError> {
-        let found: Option<(i64, i64)> = self
-            .connection
-            .prepare_cached("SELECT id, last FROM channel WHERE name = ?1")?
-            .query_row([channel], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()?;
-        let Some((channel, last)) = found else { return Ok(Acknowledged::NoConsumer) };
+        let Some((channel, last)) = find_channel(&self.connection, channel)? else {
+            return Ok(Acknowledged::NoConsumer);
+        };
         let Some(state) = self.consumer(channel, name)? else { return Ok(Acknowledged::NoConsumer) };
-        if cursor > last.cast_unsigned() {
-            return Ok(Acknowledged::Beyond { last: last.cast_unsigned() });
+        if cursor > last {
+            return Ok(Acknowledged::Beyond { last });
         }
         if cursor <= state.cursor {
             return Ok(Acknowledged::At { cursor: state.cursor, freed: false });

@@ -9,7 +9,12 @@ use std::{
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, types::Value};
 
-use super::{StoreError, schema};
+use super::{
+    StoreError,
+    channels::MAX_CHANNELS,
+    lines::{Lines, MAX_ALL_LINES, MAX_LINES},
+    schema,
+};
 
 /// Pages in the write-ahead log before it is carried over: 16 MiB.
 const CHECKPOINT_PAGES: i64 = 4096;
@@ -42,6 +47,12 @@ pub struct StoreOptions {
     pub max_inbox_bytes: u64,
     /// Bytes of one peer in either.
     pub max_peer_bytes: u64,
+    /// Ids remembered of one peer and channel, in each direction.
+    pub max_lines: u64,
+    /// Ids remembered in all, in each direction.
+    pub max_all_lines: u64,
+    /// Channels that messages can come in on.
+    pub max_channels: u64,
     /// When a commit counts.
     pub synchronous: Synchronous,
 }
@@ -49,7 +60,15 @@ pub struct StoreOptions {
 impl Default for StoreOptions {
     fn default() -> Self {
         const GIB: u64 = 1024 * 1024 * 1024;
-        Self { max_outbox_bytes: GIB, max_inbox_bytes: GIB, max_peer_bytes: GIB / 4, synchronous: Synchronous::Full }
+        Self {
+            max_outbox_bytes: GIB,
+            max_inbox_bytes: GIB,
+            max_peer_bytes: GIB / 4,
+            max_lines: MAX_LINES,
+            max_all_lines: MAX_ALL_LINES,
+            max_channels: MAX_CHANNELS,
+            synchronous: Synchronous::Full,
+        }
     }
 }
 
@@ -71,6 +90,7 @@ pub struct Db {
     pub(super) options: StoreOptions,
     pub(super) outbox: Fill,
     pub(super) inbox: Fill,
+    pub(super) lines: Lines,
     /// Lanes whose new rows go on a link at once.
     pub(super) live: BTreeSet<i64>,
     /// Makes tags and epochs.
@@ -139,8 +159,15 @@ impl Db {
         // which each would be written first.
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         schema::migrate(&mut connection)?;
-        let mut db =
-            Self { connection, options, outbox: Fill::default(), inbox: Fill::default(), live: BTreeSet::new(), rng };
+        let mut db = Self {
+            connection,
+            options,
+            outbox: Fill::default(),
+            inbox: Fill::default(),
+            lines: Lines::default(),
+            live: BTreeSet::new(),
+            rng,
+        };
         db.recount()?;
         Ok(db)
     }
@@ -153,15 +180,15 @@ impl Db {
     /// Reads the totals anew: at the start, and after a batch was undone.
     pub(super) fn recount(&mut self) -> Result<(), StoreError> {
         let fill = |table: &str| {
-            let sql = format!("SELECT ifnull(sum(messages), 0), ifnull(sum(bytes), 0) FROM {table}");
+            let sql =
+                format!("SELECT ifnull(sum(messages), 0), ifnull(sum(bytes), 0), ifnull(sum(lines), 0) FROM {table}");
             self.connection.query_row(&sql, [], |row| {
-                Ok(Fill {
-                    messages: row.get::<_, i64>(0)?.cast_unsigned(),
-                    bytes: row.get::<_, i64>(1)?.cast_unsigned(),
-                })
+                let number = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
+                Ok((Fill { messages: number(0)?, bytes: number(1)? }, number(2)?))
             })
         };
-        (self.outbox, self.inbox) = (fill("out_lane")?, fill("origin")?);
+        let ((outbox, sent), (inbox, seen)) = (fill("out_lane")?, fill("origin")?);
+        (self.outbox, self.inbox, self.lines) = (outbox, inbox, Lines { sent, seen });
         Ok(())
     }
 

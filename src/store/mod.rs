@@ -6,20 +6,24 @@
 //! The file is not encrypted.
 
 mod book;
+mod channels;
 mod consumers;
 mod db;
 mod error;
 mod inbox;
+mod lines;
 mod outbox;
 mod row;
 mod schema;
 mod thread;
 
 pub use book::{BookChange, BookPeer, Changed, Trust};
+pub use channels::MAX_CHANNELS;
 pub use consumers::{Acknowledged, ConsumerState, Opened};
 pub use db::{Db, Fill, Reader, StoreOptions, Synchronous};
 pub use error::StoreError;
 pub use inbox::{Arrival, BatchDone, InboxPage, InboxRow};
+pub use lines::{MAX_ALL_LINES, MAX_LINES};
 pub use outbox::{
     Buried, CHANNELS_LIMIT, Enqueued, Final, NewMessage, OutboxLimit, PageStart, Progress, Queued, SentRecord,
 };

@@ -49,17 +49,38 @@ fn decode_metadata(mut bytes: &[u8]) -> Option<BTreeMap<String, String>> {
     Some(metadata)
 }
 
+/// CRC-32 over what an app sees of a message.
+pub(super) struct ContentSum(crc32fast::Hasher);
+
+impl ContentSum {
+    pub(super) fn of(content: &Content, metadata: &[u8]) -> Self {
+        let mut hash = crc32fast::Hasher::new();
+        for part in [content.id.as_bytes(), content.kind.as_bytes(), content.reply_to.as_bytes(), metadata] {
+            hash.update(&(part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        hash.update(&content.payload);
+        Self(hash)
+    }
+
+    /// Tells two messages of one id apart. Without the timestamp: a message
+    /// that an app hands over again without one gets another.
+    pub(super) fn mark(&self) -> i64 {
+        i64::from(self.0.clone().finalize())
+    }
+
+    /// With the rest of a row, and its key.
+    pub(super) fn checksum(&self, key: i64, timestamp: i64) -> i64 {
+        let mut hash = self.0.clone();
+        hash.update(&timestamp.to_le_bytes());
+        hash.update(&key.to_le_bytes());
+        i64::from(hash.finalize())
+    }
+}
+
 /// CRC-32 over all that an app would see of a row, and its key.
 pub(super) fn checksum(key: i64, content: &Content, metadata: &[u8]) -> i64 {
-    let mut hash = crc32fast::Hasher::new();
-    hash.update(&key.to_le_bytes());
-    for part in [content.id.as_bytes(), content.kind.as_bytes(), content.reply_to.as_bytes(), metadata] {
-        hash.update(&(part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    hash.update(&content.timestamp.to_le_bytes());
-    hash.update(&content.payload);
-    i64::from(hash.finalize())
+    ContentSum::of(content, metadata).checksum(key, content.timestamp)
 }
 
 /// Reads a message from columns `first..first + 7`: id, kind, reply_to,

@@ -50,6 +50,7 @@ CREATE TABLE out_lane (
     bytes INTEGER NOT NULL DEFAULT 0,
     messages INTEGER NOT NULL DEFAULT 0,
     lost INTEGER NOT NULL DEFAULT 0,
+    lines INTEGER NOT NULL DEFAULT 0,
     UNIQUE (peer, channel)
 ) STRICT;
 CREATE TABLE outbox (
@@ -67,19 +68,19 @@ CREATE TABLE outbox (
     checksum INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX outbox_expiry ON outbox (expires_at) WHERE buried = 0;
+-- Keyed as the outbox is: the oldest of a lane are one run.
 CREATE TABLE sent (
+    row INTEGER PRIMARY KEY,
     id TEXT NOT NULL,
-    lane INTEGER NOT NULL,
-    seq INTEGER NOT NULL,
     digest BLOB NOT NULL,
     final INTEGER NOT NULL,
     pending INTEGER NOT NULL,
     payload_bytes INTEGER NOT NULL,
     queued_at INTEGER NOT NULL,
-    keep_until INTEGER NOT NULL,
-    PRIMARY KEY (id, lane)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX sent_pending ON sent (lane, seq) WHERE pending != 0;
+    keep_until INTEGER NOT NULL
+) STRICT;
+CREATE INDEX sent_id ON sent (id);
+CREATE INDEX sent_pending ON sent (row) WHERE pending != 0;
 
 -- Incoming: an origin per (peer, channel), a lane per epoch of it, the ids it
 -- sent for a while, and what the apps have not consumed.
@@ -90,6 +91,8 @@ CREATE TABLE origin (
     bytes INTEGER NOT NULL DEFAULT 0,
     messages INTEGER NOT NULL DEFAULT 0,
     lost INTEGER NOT NULL DEFAULT 0,
+    line INTEGER NOT NULL DEFAULT 0,
+    lines INTEGER NOT NULL DEFAULT 0,
     UNIQUE (peer, channel)
 ) STRICT;
 CREATE TABLE in_lane (
@@ -98,15 +101,20 @@ CREATE TABLE in_lane (
     high INTEGER NOT NULL,
     tag INTEGER NOT NULL,
     gaps BLOB NOT NULL,
+    base INTEGER NOT NULL,
     opened INTEGER NOT NULL,
     PRIMARY KEY (origin, epoch)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE seen (
-    id TEXT NOT NULL,
+    row INTEGER PRIMARY KEY,
     origin INTEGER NOT NULL,
-    keep_until INTEGER NOT NULL,
-    PRIMARY KEY (id, origin)
-) STRICT, WITHOUT ROWID;
+    id TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    mark INTEGER NOT NULL,
+    stored_at INTEGER NOT NULL,
+    UNIQUE (origin, id)
+) STRICT;
 CREATE TABLE channel (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,

@@ -34,7 +34,7 @@ fn record(db: &Db, id: &str) -> SentRecord {
 }
 
 fn inbound(epoch: u64, seq: u64, id: &str) -> Inbound {
-    let kind = InboundKind::Message { content: content(id, 100), ttl_left_ms: 1 };
+    let kind = InboundKind::Message { content: content(id, 100) };
     Inbound { channel: "c".into(), epoch, seq, tag: seq, kind }
 }
 
@@ -101,9 +101,9 @@ fn finished_messages_are_forgotten_after_their_time() {
     new(db.enqueue(message(peer, "b", 1, 10), 0, 0).unwrap());
     db.acked(&peer, "c", queued.epoch, 1, queued.row.tag).unwrap();
     let day = 24 * 60 * 60 * 1000;
-    db.forget_sent("", 100, day).unwrap();
+    db.forget_sent(0, day).unwrap();
     assert_eq!(record(&db, "a").progress, Progress::Done(Final::Stored));
-    db.forget_sent("", 100, day + 1).unwrap();
+    db.forget_sent(0, day + 1).unwrap();
     assert_eq!(db.find_sent("a", None, None).unwrap(), []);
     // What waits is kept, however long.
     assert_eq!(record(&db, "b").progress, Progress::Queued);
@@ -216,4 +216,190 @@ fn a_hole_in_a_lane_becomes_tombstones() {
     assert_eq!(kinds, [(1, true), (2, false), (3, true)]);
     assert_eq!(record(&db, "b").progress, Progress::Done(Final::Expired));
     assert_eq!(db.load_rows(&peer, "c", epoch, 4, 1, 1).unwrap().len(), 1);
+}
+
+const DAY: u64 = 24 * 60 * 60 * 1000;
+
+/// An arrival at a time.
+fn at(peer: PeerId, now: u64) -> Arrival {
+    Arrival { now, ..arrival(peer) }
+}
+
+/// A message whose content is its name and a byte.
+fn inbound_of(epoch: u64, seq: u64, id: &str, byte: u8) -> Inbound {
+    let content = Content { payload: Bytes::from(vec![byte]), ..content(id, 0) };
+    Inbound { channel: "c".into(), epoch, seq, tag: seq, kind: InboundKind::Message { content } }
+}
+
+/// What a sender says of positions that it knows to be here.
+fn known_upto(epoch: u64, to: u64) -> Inbound {
+    let kind = InboundKind::Gap { to, lost: false, id: None };
+    Inbound { channel: "c".into(), epoch, seq: 1, tag: to, kind }
+}
+
+fn tombstone(epoch: u64, seq: u64, id: &str) -> Inbound {
+    let kind = InboundKind::Gap { to: seq, lost: false, id: Some(id.to_owned()) };
+    Inbound { channel: "c".into(), epoch, seq, tag: seq, kind }
+}
+
+fn lines(db: &Db, table: &str) -> u64 {
+    let sql = format!("SELECT count(*) FROM {table}");
+    db.connection.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap().cast_unsigned()
+}
+
+#[test]
+fn an_id_reused_after_its_window_is_delivered() {
+    let (mut db, peer) = (db(StoreOptions::default()), PeerId::random());
+    let stored = |db: &mut Db, batch| db.commit_inbound(&at(peer, 5), batch).unwrap().stored;
+    // In one numbering each position is a message of its own, whatever its id.
+    assert_eq!(stored(&mut db, vec![inbound_of(1, 1, "a", 1), inbound_of(1, 2, "a", 1)]), 2);
+    assert_eq!(stored(&mut db, vec![inbound_of(1, 3, "a", 2)]), 1);
+    // After a start of the sender, which knows what is here.
+    assert_eq!(stored(&mut db, vec![known_upto(2, 3), inbound_of(2, 4, "a", 2)]), 1);
+    // From an older copy of the sender's store: this one is here already,
+    assert_eq!(stored(&mut db, vec![known_upto(3, 3), inbound_of(3, 4, "a", 2)]), 0);
+    // and once its sender knows that, the id can be used again;
+    assert_eq!(stored(&mut db, vec![inbound_of(3, 5, "a", 2)]), 1);
+    // but this one only has the name of what is here.
+    assert_eq!(stored(&mut db, vec![known_upto(4, 3), inbound_of(4, 4, "a", 3)]), 1);
+    assert_eq!(lines(&db, "seen"), 1);
+}
+
+#[test]
+fn an_app_that_repeats_a_message_to_a_sender_set_back_doubles_nothing() {
+    let (mut db, peer) = (db(StoreOptions::default()), PeerId::random());
+    let first = Content { timestamp: 1, ..content("a", 10) };
+    let again = Content { timestamp: 2, ..first.clone() };
+    let message = |epoch, seq, content| Inbound { kind: InboundKind::Message { content }, ..inbound(epoch, seq, "") };
+    assert_eq!(db.commit_inbound(&arrival(peer), vec![message(1, 1, first)]).unwrap().stored, 1);
+    let batch = vec![inbound(2, 1, "other"), message(2, 2, again)];
+    assert_eq!(db.commit_inbound(&arrival(peer), batch).unwrap().stored, 1);
+}
+
+#[test]
+fn a_tombstone_of_a_reused_id_is_not_taken_for_the_first_message() {
+    let (mut db, peer) = (db(StoreOptions::default()), PeerId::random());
+    db.commit_inbound(&arrival(peer), vec![inbound(1, 1, "a"), inbound(1, 2, "b")]).unwrap();
+    let done = db.commit_inbound(&arrival(peer), vec![tombstone(1, 3, "a")]).unwrap();
+    assert_eq!(done.lanes[0].outcomes, [("a".to_owned(), false)]);
+    assert!(!db.was_stored(&peer, "c", "a").unwrap());
+    // A sender set back does not know of "b".
+    let done = db.commit_inbound(&arrival(peer), vec![known_upto(2, 1), tombstone(2, 2, "b")]).unwrap();
+    assert_eq!(done.lanes[0].outcomes, [("b".to_owned(), true)]);
+}
+
+#[test]
+fn ids_that_came_in_are_kept_for_a_month_and_in_bounds() {
+    let options = StoreOptions { max_lines: 1000, max_all_lines: 1500, ..StoreOptions::default() };
+    let (mut db, peers) = (db(options), [PeerId::random(), PeerId::random()]);
+    for peer in peers {
+        for seq in (1..=5000).step_by(100) {
+            let batch = (seq..seq + 100).map(|seq| inbound(1, seq, &seq.to_string())).collect();
+            db.commit_inbound(&at(peer, seq), batch).unwrap();
+            assert!(lines(&db, "seen") < 3000);
+        }
+    }
+    let pass = |db: &mut Db, now| {
+        let mut next = Some(0);
+        while let Some(after) = next {
+            next = db.forget_seen(after, now).unwrap();
+        }
+    };
+    pass(&mut db, 5000);
+    assert_eq!(lines(&db, "seen"), 1500);
+    assert!(db.was_stored(&peers[0], "c", "5000").unwrap() && !db.was_stored(&peers[0], "c", "4000").unwrap());
+    pass(&mut db, 4801 + 30 * DAY);
+    assert_eq!(lines(&db, "seen"), 200);
+    pass(&mut db, 4901 + 30 * DAY);
+    assert_eq!((lines(&db, "seen"), db.lines.seen), (0, 0));
+}
+
+#[test]
+fn what_was_sent_is_kept_in_bounds_unless_it_is_not_finished() {
+    let options = StoreOptions { max_lines: 1000, max_all_lines: 5000, ..StoreOptions::default() };
+    let (mut db, peer) = (db(options), PeerId::random());
+    let mut last = None;
+    for number in 1..=5000 {
+        let queued = new(db.enqueue(message(peer, &number.to_string(), 1, DAY), 0, 0).unwrap());
+        if number == 10 {
+            // One whose outcome only the peer knows.
+            db.prepare_lane(&peer, "c", queued.epoch, 0, &[]).unwrap();
+            assert!(db.cancel(&record(&db, "10")).unwrap().1.is_some());
+        }
+        if number == 4000 {
+            assert_eq!(lines(&db, "sent"), 4000);
+            db.acked(&peer, "c", queued.epoch, 4000, queued.row.tag).unwrap();
+        }
+        last = Some(queued);
+    }
+    // The trimming has caught up, but for one step.
+    assert!(lines(&db, "sent") < 4000);
+    let pass = |db: &mut Db, now| {
+        let mut next = Some(0);
+        while let Some(after) = next {
+            next = db.forget_sent(after, now).unwrap();
+        }
+    };
+    pass(&mut db, 0);
+    // The youngest, which all wait, and the one.
+    assert_eq!((lines(&db, "sent"), db.lines.sent), (1001, 1001));
+    assert_eq!(record(&db, "10").progress, Progress::Pending(Final::Cancelled));
+    let last = last.unwrap();
+    db.acked(&peer, "c", last.epoch, 5000, last.row.tag).unwrap();
+    db.resolved(&peer, "c", "10", false).unwrap();
+    pass(&mut db, DAY);
+    assert_eq!(lines(&db, "sent"), 1000);
+    pass(&mut db, DAY + 1);
+    assert_eq!((lines(&db, "sent"), db.lines.sent), (0, 0));
+    // An id that is forgotten can be used for something else.
+    assert_eq!(new(db.enqueue(message(peer, "10", 2, DAY), 0, 0).unwrap()).row.seq, 5001);
+}
+
+#[test]
+fn a_channel_too_many_is_refused_and_looking_makes_none() {
+    let (mut db, peer) = (db(StoreOptions { max_channels: 2, ..StoreOptions::default() }), PeerId::random());
+    assert_eq!(db.read_inbox("looked at", 0, 1, 1).unwrap(), InboxPage::default());
+    assert_eq!(db.channels().unwrap(), 0);
+    for name in ["one", "two", "one"] {
+        assert!(matches!(db.open_consumer(name, "app").unwrap(), Opened::Consumer(_)));
+    }
+    assert_eq!(db.open_consumer("three", "app").unwrap(), Opened::TooManyChannels { used: 2, max: 2 });
+    let to = |name: &str| vec![Inbound { channel: name.into(), ..inbound(1, 1, "a") }];
+    let done = db.commit_inbound(&arrival(peer), to("three")).unwrap();
+    assert_eq!((done.stored, done.lanes[0].refused), (0, Some(Limit::Lanes)));
+    assert_eq!(db.open_lane(&peer, "three", 1, &[]).unwrap(), Err(Limit::Lanes));
+    // One that an app has made is open to peers.
+    assert_eq!(db.commit_inbound(&arrival(peer), to("two")).unwrap().stored, 1);
+}
+
+#[test]
+fn nothing_runs_outside_of_a_transaction() {
+    let (mut db, peer) = (db(StoreOptions::default()), PeerId::random());
+    let mut ran = false;
+    let refused = db.isolated(|_| {
+        ran = true;
+        Ok(())
+    });
+    assert!(matches!(refused, Err(StoreError::Commit(_))) && !ran);
+    db.begin().unwrap();
+    db.isolated(|db| db.enqueue(message(peer, "a", 1, 10), 0, 0)).unwrap();
+    // As SQLite does when the disk is full.
+    db.connection.execute_batch("ROLLBACK").unwrap();
+    assert!(db.isolated(|db| db.enqueue(message(peer, "b", 1, 10), 0, 0)).is_err());
+    assert!(db.commit().is_err());
+    assert_eq!((db.find_sent("a", None, None).unwrap().len(), db.find_sent("b", None, None).unwrap().len()), (0, 0));
+    assert_eq!(db.outbox_fill(), Fill::default());
+}
+
+#[test]
+fn many_starts_while_the_peer_is_away_lose_nothing() {
+    let (mut db, peer) = (db(StoreOptions::default()), PeerId::random());
+    let first = new(db.enqueue(message(peer, "a", 1, 10), 0, 0).unwrap());
+    db.prepare_lane(&peer, "c", first.epoch, 0, &[]).unwrap();
+    db.acked(&peer, "c", first.epoch, 1, first.row.tag).unwrap();
+    for _ in 0..20 {
+        db.begin_session().unwrap();
+    }
+    let lane = db.lanes_to(&peer).unwrap().remove(0);
+    assert_eq!((lane.previous, lane.acked), (vec![(first.epoch, 1)], 1));
 }

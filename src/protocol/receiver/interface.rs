@@ -28,8 +28,6 @@ pub enum InboundKind {
     Message {
         /// The message.
         content: Content,
-        /// How long its sender may still send it again, in milliseconds.
-        ttl_left_ms: u64,
     },
     /// Nothing, up to and including `to`.
     Gap {

@@ -255,7 +255,7 @@ impl Receiver {
         lane.high = Some(data.seq);
         lane.stale = false;
         let (channel, epoch) = (lane.channel.clone(), lane.epoch);
-        let kind = InboundKind::Message { content: data.content, ttl_left_ms: data.ttl_left_ms };
+        let kind = InboundKind::Message { content: data.content };
         self.batch.push(Inbound { channel, epoch, seq: data.seq, tag: data.tag, kind });
     }
 

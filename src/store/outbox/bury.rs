@@ -95,8 +95,8 @@ impl Db {
         let Some(cost) = cost else { return Ok(None) };
         let (done, pending) = if record.seq <= lane.exposed { (0, why.number()) } else { (why.number(), 0) };
         self.connection
-            .prepare_cached("UPDATE sent SET final = ?3, pending = ?4 WHERE id = ?1 AND lane = ?2")?
-            .execute(params![id, lane.id, done, pending])?;
+            .prepare_cached("UPDATE sent SET final = ?2, pending = ?3 WHERE row = ?1")?
+            .execute([row, done, pending])?;
         let empty = Content { id: id.to_owned(), payload: Bytes::new(), ..Content::default() };
         self.connection
             .prepare_cached(

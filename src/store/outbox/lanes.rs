@@ -9,13 +9,13 @@ impl Db {
     /// # Errors
     /// When SQLite refuses.
     pub fn lanes_to(&self, peer: &PeerId) -> Result<Vec<LaneInfo>, StoreError> {
-        let mut statement = self.connection.prepare_cached(LANE_INFO)?;
+        let mut statement = self.connection.prepare_cached(&lane_info_sql())?;
         let rows = statement.query_map(params![peer.to_bytes(), None::<&str>], lane_info)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
     pub(super) fn lane_info(&self, peer: &PeerId, channel: &str) -> Result<Option<LaneInfo>, StoreError> {
-        let mut statement = self.connection.prepare_cached(LANE_INFO)?;
+        let mut statement = self.connection.prepare_cached(&lane_info_sql())?;
         Ok(statement.query_row(params![peer.to_bytes(), channel], lane_info).optional()?)
     }
 
@@ -24,10 +24,8 @@ impl Db {
     /// # Errors
     /// When SQLite refuses.
     pub fn waiting_peers(&self) -> Result<Vec<PeerId>, StoreError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT DISTINCT peer FROM out_lane l WHERE last > acked \
-             OR EXISTS (SELECT 1 FROM sent s WHERE s.lane = l.id AND s.pending != 0)",
-        )?;
+        let sql = format!("SELECT DISTINCT peer FROM out_lane l WHERE last > acked OR {UNRESOLVED}");
+        let mut statement = self.connection.prepare_cached(&sql)?;
         let rows = statement.query_map([], |row| peer(&row.get::<_, Vec<u8>>(0)?))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -60,9 +58,12 @@ impl Db {
             .map(i64::cast_unsigned);
         let mut unresolved: Vec<String> = self
             .connection
-            .prepare_cached("SELECT id FROM sent WHERE lane = ?1 AND pending != 0 AND seq <= ?2 ORDER BY seq LIMIT ?3")?
+            .prepare_cached(
+                "SELECT id FROM sent INDEXED BY sent_pending WHERE row BETWEEN ?1 AND ?2 AND pending != 0 \
+                 ORDER BY row LIMIT ?3",
+            )?
             .query_map(
-                params![lane.id, lane.acked.max(high).min(lane.last).cast_signed(), MAX_UNRESOLVED as i64 + 1],
+                params![key(lane.id, 0), key(lane.id, lane.acked.max(high).min(lane.last)), MAX_UNRESOLVED as i64 + 1],
                 |row| row.get(0),
             )?
             .collect::<Result<_, _>>()?;
@@ -148,8 +149,8 @@ impl Db {
                 .execute(params![row, tag.cast_signed(), Final::Expired.number(), checksum(row, &empty, &[])])?;
         }
         self.connection.execute(
-            "UPDATE sent SET final = ?4 WHERE lane = ?1 AND seq >= ?2 AND seq < ?3 AND final = 0 AND pending = 0",
-            params![lane.id, from.cast_signed(), end.cast_signed(), Final::Expired.number()],
+            "UPDATE sent SET final = ?3 WHERE row BETWEEN ?1 AND ?2 AND final = 0 AND pending = 0",
+            params![key(lane.id, from), key(lane.id, end - 1), Final::Expired.number()],
         )?;
         Ok(())
     }
@@ -227,9 +228,10 @@ impl Db {
         let Some(lane) = self.lane(peer, channel)? else { return Ok(()) };
         self.connection
             .prepare_cached(
-                "UPDATE sent SET final = iif(?3, ?4, pending), pending = 0 WHERE id = ?1 AND lane = ?2 AND pending != 0",
+                "UPDATE sent SET final = iif(?4, ?5, pending), pending = 0 \
+                 WHERE id = ?1 AND row BETWEEN ?2 AND ?3 AND pending != 0",
             )?
-            .execute(params![id, lane.id, stored, Final::Stored.number()])?;
+            .execute(params![id, key(lane.id, 0), key(lane.id, Seq::MAX), stored, Final::Stored.number()])?;
         Ok(())
     }
 

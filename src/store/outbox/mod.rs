@@ -10,6 +10,7 @@ use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{
     Db, StoreError,
+    lines::{MAX_FORGOTTEN, TRIM_EVERY},
     row::{checksum, content, encode_metadata, key, owner, position},
 };
 use crate::{
@@ -191,14 +192,14 @@ impl LaneRow {
     }
 }
 
-const SENT: &str = "SELECT s.id, l.peer, l.channel, l.epoch, s.seq, s.final, s.pending, s.payload_bytes, s.queued_at, \
+const SENT: &str = "SELECT s.id, l.peer, l.channel, l.epoch, s.row, s.final, s.pending, s.payload_bytes, s.queued_at, \
                     l.acked, l.exposed, o.expires_at, s.digest \
-                    FROM sent s JOIN out_lane l ON l.id = s.lane \
-                    LEFT JOIN outbox o ON o.row = (l.id << 40 | s.seq) AND o.id = s.id AND o.buried = 0";
+                    FROM sent s JOIN out_lane l ON l.id = s.row >> 40 \
+                    LEFT JOIN outbox o ON o.row = s.row AND o.buried = 0";
 
 fn sent_record(row: &Row<'_>) -> rusqlite::Result<(SentRecord, Vec<u8>)> {
     let number = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
-    let (seq, acked, exposed) = (number(4)?, number(9)?, number(10)?);
+    let (seq, acked, exposed) = (position(row.get(4)?), number(9)?, number(10)?);
     let progress = match (Final::from_number(row.get(5)?), Final::from_number(row.get(6)?)) {
         (Some(done), _) => Progress::Done(done),
         (None, Some(pending)) => Progress::Pending(pending),
@@ -220,9 +221,16 @@ fn sent_record(row: &Row<'_>) -> rusqlite::Result<(SentRecord, Vec<u8>)> {
     Ok((record, row.get(12)?))
 }
 
-const LANE_INFO: &str = "SELECT channel, epoch, acked, last, \
-                         EXISTS (SELECT 1 FROM sent s WHERE s.lane = l.id AND s.pending != 0), previous \
-                         FROM out_lane l WHERE peer = ?1 AND (?2 IS NULL OR channel = ?2)";
+/// Whether a lane `l` has messages whose outcome only the peer knows.
+const UNRESOLVED: &str = "EXISTS (SELECT 1 FROM sent s INDEXED BY sent_pending \
+                          WHERE s.row BETWEEN l.id << 40 AND (l.id << 40 | (1 << 40) - 1) AND s.pending != 0)";
+
+fn lane_info_sql() -> String {
+    format!(
+        "SELECT channel, epoch, acked, last, {UNRESOLVED}, previous FROM out_lane l \
+         WHERE peer = ?1 AND (?2 IS NULL OR channel = ?2)"
+    )
+}
 
 fn lane_info(row: &Row<'_>) -> rusqlite::Result<LaneInfo> {
     Ok(LaneInfo {
@@ -303,23 +311,24 @@ impl Db {
                 checksum(row, &content, &metadata),
             ],
         )?;
-        self.connection.prepare_cached("INSERT OR REPLACE INTO sent VALUES (?1,?2,?3,?4,0,0,?5,?6,?7)")?.execute(
-            params![
-                content.id,
-                lane.id,
-                seq.cast_signed(),
-                digest,
-                content.payload.len() as i64,
-                wall,
-                now.saturating_add(ttl_ms.max(KEEP_MS)).cast_signed(),
-            ],
-        )?;
+        self.connection.prepare_cached("INSERT INTO sent VALUES (?1,?2,?3,0,0,?4,?5,?6)")?.execute(params![
+            row,
+            content.id,
+            digest,
+            content.payload.len() as i64,
+            wall,
+            now.saturating_add(ttl_ms.max(KEEP_MS)).cast_signed(),
+        ])?;
         let exposed = if self.live.contains(&lane.id) { seq } else { lane.exposed };
         self.connection
-            .prepare_cached("UPDATE out_lane SET last=?2, exposed=?3, bytes=bytes+?4, messages=messages+1 WHERE id=?1")?
+            .prepare_cached("UPDATE out_lane SET last=?2, exposed=?3, bytes=bytes+?4, messages=messages+1, lines=lines+1 WHERE id=?1")?
             .execute(params![lane.id, seq.cast_signed(), exposed.cast_signed(), cost.cast_signed()])?;
         self.outbox.messages += 1;
         self.outbox.bytes += cost;
+        self.lines.sent += 1;
+        if seq.is_multiple_of(TRIM_EVERY) {
+            self.trim_sent(lane.id, seq, lane.acked)?;
+        }
         let row = OutRow { seq, tag, expires_at, body: RowBody::Message(content) };
         Ok(Enqueued::New(Queued { epoch: lane.epoch, row }))
     }

@@ -4,8 +4,9 @@ use super::*;
 
 impl Db {
     pub(super) fn sent(&self, lane: i64, id: &str) -> Result<Option<(SentRecord, Vec<u8>)>, StoreError> {
-        let sql = format!("{SENT} WHERE s.id = ?1 AND s.lane = ?2");
-        Ok(self.connection.prepare_cached(&sql)?.query_row(params![id, lane], sent_record).optional()?)
+        let sql = format!("{SENT} WHERE s.id = ?1 AND s.row BETWEEN ?2 AND ?3");
+        let range = params![id, key(lane, 0), key(lane, Seq::MAX)];
+        Ok(self.connection.prepare_cached(&sql)?.query_row(range, sent_record).optional()?)
     }
 
     /// All messages of this id, of these peers and channels if given: more
@@ -77,23 +78,69 @@ impl Db {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Forgets what became of messages finished long ago: looks at `count`
-    /// lines from `after` on and returns where to go on, `None` at the end.
+    /// Keeps pace with what is added to a lane's lines.
+    pub(super) fn trim_sent(&mut self, lane: i64, last: Seq, acked: Seq) -> Result<(), StoreError> {
+        let upto = last.saturating_sub(self.lines_allowed("out_lane", self.lines.sent)?);
+        self.forget_sent_upto(lane, upto, acked, 2 * TRIM_EVERY as usize)?;
+        Ok(())
+    }
+
+    /// Forgets messages up to a position that are finished, the oldest first:
+    /// at most so many.
+    fn forget_sent_upto(&mut self, lane: i64, upto: Seq, acked: Seq, limit: usize) -> Result<usize, StoreError> {
+        if upto == 0 || limit == 0 {
+            return Ok(0);
+        }
+        let gone = self
+            .connection
+            .prepare_cached(
+                "DELETE FROM sent WHERE row IN (SELECT row FROM sent WHERE row BETWEEN ?1 AND ?2 \
+                 AND pending = 0 AND (final != 0 OR row <= ?3) ORDER BY row LIMIT ?4)",
+            )?
+            .execute(params![key(lane, 0), key(lane, upto), key(lane, acked), limit as i64])?;
+        self.connection
+            .prepare_cached("UPDATE out_lane SET lines = lines - ?2 WHERE id = ?1")?
+            .execute([lane, gone as i64])?;
+        self.lines.sent = self.lines.sent.saturating_sub(gone as u64);
+        Ok(gone)
+    }
+
+    /// Forgets what became of messages finished long ago, of some lanes after
+    /// one: a bounded number. Returns the lane after which to go on, `None` at
+    /// the end.
     ///
     /// # Errors
     /// When SQLite refuses.
-    pub fn forget_sent(&mut self, after: &str, count: usize, now: Millis) -> Result<Option<String>, StoreError> {
-        let last: Option<String> = self
-            .connection
-            .prepare_cached("SELECT id FROM sent WHERE id > ?1 ORDER BY id LIMIT 1 OFFSET ?2")?
-            .query_row(params![after, count as i64], |row| row.get(0))
-            .optional()?;
-        self.connection
-            .prepare_cached(
-                "DELETE FROM sent WHERE id > ?1 AND (?2 IS NULL OR id <= ?2) AND keep_until < ?3 AND pending = 0 \
-                 AND (final != 0 OR seq <= (SELECT acked FROM out_lane l WHERE l.id = lane))",
-            )?
-            .execute(params![after, last, now.cast_signed()])?;
+    pub fn forget_sent(&mut self, after: i64, now: Millis) -> Result<Option<i64>, StoreError> {
+        let allowed = self.lines_allowed("out_lane", self.lines.sent)?;
+        let mut left = MAX_FORGOTTEN;
+        let (lanes, last) =
+            self.owners_after("SELECT id, last, acked FROM out_lane WHERE id > ?1 AND lines > 0", after)?;
+        for lane in lanes {
+            let upto = self.due_upto(lane.id, left, now)?.max(lane.last.saturating_sub(allowed));
+            left -= self.forget_sent_upto(lane.id, upto, lane.acked, left)?;
+            if left == 0 {
+                return Ok(Some(lane.id - 1));
+            }
+        }
         Ok(last)
+    }
+
+    /// Up to which position the first lines of a lane have been kept long
+    /// enough. One that is kept longer keeps those behind it, for no longer
+    /// than there is room.
+    fn due_upto(&self, lane: i64, lines: usize, now: Millis) -> Result<Seq, StoreError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT row, keep_until FROM sent WHERE row BETWEEN ?1 AND ?2 ORDER BY row LIMIT ?3")?;
+        let mut found = statement.query(params![key(lane, 0), key(lane, Seq::MAX), lines as i64])?;
+        let mut upto = 0;
+        while let Some(row) = found.next()? {
+            if row.get::<_, i64>(1)? >= now.cast_signed() {
+                break;
+            }
+            upto = position(row.get(0)?);
+        }
+        Ok(upto)
     }
 }
