@@ -157,6 +157,55 @@ async fn a_sender_set_back_loses_and_doubles_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sender_started_over_and_over_loses_nothing() {
+    const STARTS: usize = 10;
+    let (mut a, mut b) = pair().await;
+    let peer = b.peer_id().await;
+    store_all(&a.client().await, numbered(&peer, "", "first", 0..3)).await;
+    b.kill();
+    for at in 0..STARTS {
+        queue_all(&a.client().await, numbered(&peer, "", "start", at..at + 1)).await;
+        a.kill();
+        a.restart().await;
+    }
+    b.restart().await;
+    mark(&a.client().await, &peer, "").await;
+    let expected = [numbered(&peer, "", "first", 0..3), numbered(&peer, "", "start", 0..STARTS)].concat();
+    assert_eq!(ids_to_marker(&b.client().await, "").await, ids(&expected));
+    assert_eq!((a.status().await.lost_by_restore, b.status().await.lost_by_restore), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_gets_its_receipts_after_the_peer_was_away() {
+    let (a, mut b) = pair().await;
+    let (mut from, peer) = (a.client().await, b.peer_id().await);
+    let (frames, outgoing) = tokio::sync::mpsc::channel(1);
+    let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+    let mut answers = from.send_stream(outgoing).await.unwrap().into_inner();
+    for (at, request) in numbered(&peer, "", "", 0..2).into_iter().enumerate() {
+        let item = proto::SendItem { r#ref: at as u64, request: Some(request) };
+        frames.send(proto::SendStreamRequest { items: vec![item] }).await.unwrap();
+        if at > 0 {
+            // It is taken while nothing drives messages to the peer.
+            becomes_known(&from, &at.to_string()).await;
+            b.restart().await;
+        }
+        let receipt = loop {
+            let frame = timeout(support::DEADLINE, answers.message()).await.expect("a receipt in time");
+            let frame = frame.unwrap().unwrap().frame;
+            if let Some(proto::send_stream_response::Frame::Receipts(mut receipts)) = frame {
+                break receipts.receipts.remove(0);
+            }
+        };
+        assert_eq!((receipt.r#ref, receipt.response.unwrap().state()), (at as u64, MessageState::Stored));
+        if at == 0 {
+            assert!(b.stop().success());
+            offline(&a, &peer).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sigterm_ends_within_the_grace_whatever_is_open() {
     let config = "shutdown_grace = \"3s\"".to_owned();
     let mut daemon = Daemon::start_with(Options { config, ..loopback() }).await;
@@ -267,6 +316,11 @@ async fn offline(daemon: &Daemon, peer: &str) {
 async fn outcome(client: &Client, id: &str) -> proto::SentMessage {
     let request = proto::GetMessageRequest { id: id.to_owned(), ..Default::default() };
     client.clone().get_message(request).await.unwrap().into_inner().message.unwrap()
+}
+
+async fn becomes_known(client: &Client, id: &str) {
+    let request = proto::GetMessageRequest { id: id.to_owned(), ..Default::default() };
+    eventually(id, || async { client.clone().get_message(request.clone()).await.ok().map(|_| ()) }).await;
 }
 
 async fn becomes(client: &Client, id: &str, state: MessageState) {

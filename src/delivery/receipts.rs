@@ -9,9 +9,9 @@ use libp2p::PeerId;
 use tokio::sync::watch;
 
 use super::{
-    Delivery,
+    Delivery, DeliveryError,
     outbox::Outbox,
-    send::{Look, Pending, Sent, progress_state},
+    send::{Look, Pending, Sent, State, progress_state},
 };
 use crate::{store::Progress, types::Channel};
 
@@ -102,7 +102,13 @@ async fn ask_all(delivery: &Delivery, queue: &mut VecDeque<(u64, Pending)>, outb
     for (number, mut pending) in std::mem::take(queue) {
         let disturbed = outbox.progress.lane(&pending.channel).disturbed;
         let (peer, channel) = (pending.peer, pending.channel.clone());
-        if let Ok(record) = delivery.find(&pending.sent.id, Some(peer), Some(channel)).await {
+        let found = delivery.find(&pending.sent.id, Some(peer), Some(channel)).await;
+        if let Err(DeliveryError::NoMessage { .. }) = found {
+            // It has ended, and so many others since that nobody knows how.
+            ended.push((number, Sent { state: State::Sent, ..pending.sent }));
+            continue;
+        }
+        if let Ok(record) = found {
             let (state, outcome) = progress_state(record.progress);
             if state.is_final() {
                 ended.push((number, Sent { state, outcome, ..pending.sent }));

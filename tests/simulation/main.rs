@@ -50,6 +50,22 @@ fn a_store_swapped_under_a_running_node_begins_a_new_epoch() {
     }
 }
 
+#[test]
+fn many_starts_while_the_peer_is_away_lose_nothing() {
+    for seed in 0..50 {
+        let counts = World::new(seed, Plant::None).run_with_many_starts().unwrap();
+        assert!(counts.lost_by_restore == 0 && counts.crashes >= 29, "seed {seed}: {counts:?}");
+    }
+}
+
+#[test]
+fn an_id_reused_after_its_window_is_delivered() {
+    for seed in 0..50 {
+        let (stored, arrived) = World::new(seed, Plant::None).run_with_reused_ids().unwrap();
+        assert_eq!(stored, arrived, "seed {seed}");
+    }
+}
+
 fn caught_by(plant: Plant) -> (u64, String) {
     for seed in 0..2_000 {
         if let Err(error) = World::new(seed, plant).run() {

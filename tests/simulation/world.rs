@@ -1,12 +1,14 @@
 //! The two nodes, the links between them, and what befalls them.
 
+mod scenarios;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use libp2p::PeerId;
 use p2p_node::{
     delivery::effects::{run_receiver, run_sender},
     protocol::{InboundKind, Receiver, ReceiverEffect, ReceiverInput, Sender, SenderEffect, SenderInput},
-    store::{Acknowledged, Arrival, Buried, Db, Enqueued, Final, NewMessage, Progress, StoreOptions},
+    store::{Acknowledged, Arrival, Buried, Db, Enqueued, Final, NewMessage, Progress, Queued, StoreOptions},
     types::{Content, Route},
     wire::{Back, Forward},
 };
@@ -134,32 +136,6 @@ impl World {
             check(&self.directions[from], &ends, &log).map_err(|error| format!("from node {from}: {error}"))?;
             self.count(&ends);
         }
-        Ok(self.counts)
-    }
-
-    /// As when a virtual machine's disk is set back under it: no start of the
-    /// daemon makes a new epoch, so the comparison has to.
-    pub(crate) fn run_with_swapped_store(mut self) -> Result<Counts, String> {
-        self.quiet = true;
-        for round in 0..3 {
-            for _ in 0..10 {
-                self.app_sends(0);
-            }
-            self.settle()?;
-            if round == 0 {
-                self.copy_store(0);
-            }
-            if round == 1 {
-                let seed = self.rng.random();
-                self.nodes[0].db = self.nodes[0].copies[0].0.copy(seed).unwrap();
-                self.directions[0].sender_restored = true;
-                self.break_link(0);
-                self.nodes[0].ops.clear();
-            }
-        }
-        let (ends, log) = (self.ends(0), self.log(1));
-        check(&self.directions[0], &ends, &log)?;
-        self.count(&ends);
         Ok(self.counts)
     }
 
