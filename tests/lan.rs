@@ -7,7 +7,10 @@ mod flow;
 mod skip;
 mod support;
 
-use std::{process::Command, time::Duration};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use flow::{ids, ids_to_marker, listen, mark, numbered, queue_all, read_to_marker, store_all};
 use p2p_node::proto;
@@ -18,6 +21,12 @@ use tokio::time::timeout;
 /// long enough for QUIC to give its connection up.
 const LINK_DOWN: Duration = Duration::from_secs(30);
 const LINK_DOWN_IN_CI: Duration = Duration::from_secs(18);
+
+/// A peer on a dead line is offline after ten seconds; the rest is for a busy
+/// machine.
+const OFFLINE: Duration = Duration::from_secs(13);
+/// Messages flow again after the next dial, or the next question on the LAN.
+const BACK: Duration = Duration::from_secs(45);
 
 /// Messages each way while it is out.
 const WAITING: usize = 50;
@@ -77,6 +86,49 @@ fn link_down() -> Duration {
     set.unwrap_or(if std::env::var_os("CI").is_some() { LINK_DOWN_IN_CI } else { LINK_DOWN })
 }
 
+/// TCP, where nothing says that the cable is out. Its peer is offline soon, with
+/// and without messages under way, and back with the cable.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_behind_a_pulled_cable_is_soon_offline_over_tcp() {
+    let lan = match Lan::new() {
+        Ok(lan) => lan,
+        Err(why) => return skip::skip("lan", &why),
+    };
+    let tcp = |host| {
+        let mut options = lan.host(host);
+        options.args.extend(["--listen", "/ip4/0.0.0.0/tcp/4001"].map(ToOwned::to_owned));
+        options
+    };
+    let (a, b) = (Daemon::start_with(tcp(0)).await, Daemon::start_with(tcp(1)).await);
+    let (a_id, b_id) = (a.peer_id().await, b.peer_id().await);
+    a.add(&b).await;
+    b.add(&a).await;
+    let (at_a, at_b) = (a.client().await, b.client().await);
+    store_all(&at_a, numbered(&b_id, "", "before", 0..1)).await;
+    store_all(&at_b, numbered(&a_id, "", "before", 0..1)).await;
+
+    for (round, busy) in [false, true].into_iter().enumerate() {
+        lan.cable("down");
+        let cut = Instant::now();
+        if busy {
+            queue_all(&at_a, numbered(&b_id, "", "cut", 0..5)).await;
+        }
+        for (daemon, other) in [(&a, &b_id), (&b, &a_id)] {
+            eventually("offline", || async {
+                let row = peer(daemon, other).await.expect("in the book");
+                (row.route() == proto::Route::None).then_some(())
+            })
+            .await;
+            assert!(cut.elapsed() < OFFLINE, "{:?} in round {round}", cut.elapsed());
+        }
+        lan.cable("up");
+        let up = Instant::now();
+        store_all(&at_a, numbered(&b_id, "", &format!("after-{round}"), 0..5)).await;
+        store_all(&at_b, numbered(&a_id, "", &format!("after-{round}"), 0..5)).await;
+        assert!(up.elapsed() < BACK, "{:?} in round {round}", up.elapsed());
+    }
+}
+
 async fn peer(daemon: &Daemon, id: &str) -> Option<proto::Peer> {
     let peers = daemon.client().await.list_peers(proto::ListPeersRequest::default()).await.unwrap().into_inner();
     peers.peers.into_iter().find(|row| row.peer_id == id)
@@ -104,7 +156,8 @@ impl Lan {
         if !nix::unistd::geteuid().is_root() {
             return Err("network namespaces are made as root only".to_owned());
         }
-        let lan = Self { hosts: ["a", "b"].map(|name| format!("p2pn{name}{}", std::process::id())) };
+        let tag: u32 = rand::random();
+        let lan = Self { hosts: ["a", "b"].map(|name| format!("p2pn{name}{tag:x}")) };
         for host in &lan.hosts {
             ip(&["netns", "add", host])?;
         }

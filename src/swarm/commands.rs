@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::{
     pending::{Opening, PingJob, Purpose, Waiter},
-    ping,
+    ping::{self, Job},
     route::without_peer,
     task::Task,
 };
@@ -89,7 +89,7 @@ impl Task {
     pub(super) fn open_ping(&mut self, job: PingJob) {
         let peer = job.connected.peer;
         let Some(connection) = self.best_connection(&peer) else { return job.fail("the connection is gone") };
-        let token = self.pending.opening(Opening { peer, connection, purpose: Purpose::Ping(job) });
+        let token = self.pending.opening(Opening { peer, connection, purpose: Purpose::Ping(Job::Asked(job)) });
         self.swarm.behaviour_mut().link.open(peer, connection, ping::PROTOCOL, token);
     }
 

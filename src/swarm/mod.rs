@@ -27,6 +27,7 @@ mod listen;
 mod peers;
 mod pending;
 mod ping;
+mod probe;
 mod redial;
 mod route;
 mod sink;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{link::behaviour::Token, timers::Timers};
+use super::{link::behaviour::Token, ping::Job, timers::Timers};
 use crate::node::{Connected, DIAL_DEADLINE, NodeError, Pong};
 
 /// Dials at once; past this a command is refused and a redial waits.
@@ -53,7 +53,7 @@ pub(super) enum Purpose {
     /// The outbound link.
     Link,
     /// A ping.
-    Ping(PingJob),
+    Ping(Job),
 }
 
 /// A ping that was asked for.

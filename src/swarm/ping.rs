@@ -1,9 +1,9 @@
-//! One ping that was asked for, over libp2p's ping protocol.
+//! Single pings over libp2p's ping protocol.
 
 use std::{io, time::Duration};
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use libp2p::StreamProtocol;
+use libp2p::{PeerId, StreamProtocol, swarm::ConnectionId};
 use tokio::time::{Instant, timeout};
 
 use super::pending::PingJob;
@@ -31,10 +31,19 @@ pub(super) enum PingError {
     Broken(#[from] io::Error),
 }
 
+/// What a ping is for.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// A caller wants to know.
+    Asked(PingJob),
+    /// Whether the connection is still alive.
+    Probe(PeerId, ConnectionId),
+}
+
 /// A ping that came to an end.
 #[derive(Debug)]
 pub(super) struct Measured {
-    pub(super) job: PingJob,
+    pub(super) job: Job,
     pub(super) result: Result<Duration, PingError>,
 }
 

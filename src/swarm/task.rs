@@ -54,6 +54,9 @@ pub(super) struct Task {
     pub(super) pending: Pending,
     pub(super) redial: Redial,
     pub(super) listeners: Listeners,
+    /// Until when connections that may be dead are to answer; of those that
+    /// are open.
+    pub(super) probes: Timers<(PeerId, ConnectionId)>,
     /// The first listener that failed while starting.
     pub(super) failed: Option<SwarmError>,
     /// When a peer's outbound link is to be looked at again.
@@ -138,6 +141,7 @@ impl Task {
             pending: Pending::new(),
             redial: Redial::new(),
             listeners: Listeners::default(),
+            probes: Timers::new(),
             failed: None,
             steering: Timers::new(),
             links,
@@ -216,10 +220,11 @@ impl Task {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        [self.steering.next(), self.redial.next(), self.pending.next()].into_iter().flatten().min()
+        [self.steering.next(), self.redial.next(), self.pending.next(), self.probes.next()].into_iter().flatten().min()
     }
 
     fn on_deadline(&mut self, now: Instant) {
+        self.on_silence(now);
         while let Some(peer) = self.steering.pop_due(now) {
             self.attend(peer, now);
         }

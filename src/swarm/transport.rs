@@ -1,6 +1,6 @@
 //! Builds the swarm: transports, their timeouts, and the behaviours.
 
-use std::{num::NonZeroU8, time::Duration};
+use std::{io, num::NonZeroU8, time::Duration};
 
 use libp2p::{
     PeerId, Swarm, Transport as _, allow_block_list,
@@ -13,7 +13,9 @@ use libp2p::{
     identity::{Keypair, PublicKey},
     mdns, memory_connection_limits, noise, ping, quic, swarm, tcp, yamux,
 };
-use tracing::warn;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tracing::{debug, warn};
 
 use super::{SwarmConfig, SwarmError, behaviour::Behaviour, limits, link, peers::MAX_DIAL_ADDRESSES};
 
@@ -27,11 +29,23 @@ const PROTOCOL: &str = "/p2p-node/1";
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(9);
 /// Setting up QUIC: within the above.
 const QUIC_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
-/// A silent QUIC connection is dead after this.
-const QUIC_IDLE: Duration = Duration::from_secs(15);
-/// A third of it, so that two lost packets do not matter. Also keeps UDP
-/// mappings of NATs, whose common timeout is 30 s.
-const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// A connection is dead when the other host let this pass without a packet
+/// although it owes one. Long enough to change from one access point to another
+/// and to send a lost packet again half a dozen times; short enough that nobody
+/// waits long for a message on its way to a peer that was switched off. Packets
+/// count and not answers of the peer's program: those of a slow disk, or behind
+/// megabytes on a slow line, take longer.
+const SILENCE: Duration = Duration::from_secs(6);
+/// A quiet QUIC connection makes the other side owe a packet this often, so
+/// that a dead peer is noticed within ten seconds. Costs about 3 MB a day; a
+/// longer time would let a phone's radio sleep only beyond some ten seconds.
+/// Also keeps UDP mappings of NATs, whose common timeout is 30 s.
+const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(4);
+/// The same of TCP. Unlike QUIC's, a probe that is lost is not sent again before
+/// the next one: four of them fit into the silence.
+const TCP_KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// From one probe to the next.
+const TCP_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// An unused connection is closed after this.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Substreams of one connection.
@@ -43,7 +57,8 @@ const QUIC_STREAM_WINDOW: u32 = 8 * 1024 * 1024;
 /// Unread bytes of one QUIC connection.
 const QUIC_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
-/// How often each connection is measured.
+/// How often each connection is measured. Dead hosts are noticed without it;
+/// this notices programs that hang, and costs a packet.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// A ping without answer.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -83,6 +98,13 @@ fn with_names(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, nois
 /// QUIC, and TCP with Noise and yamux.
 fn plain(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
     let tcp = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
+        .map(|stream: tcp::tokio::TcpStream, _| {
+            // Without it a dead connection is noticed by pings, later.
+            if let Err(error) = notice_silence(&stream.0) {
+                debug!(%error, "a TCP connection takes no timeouts");
+            }
+            stream
+        })
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(keypair)?)
         .multiplex(yamux_config())
@@ -90,6 +112,15 @@ fn plain(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Er
     let quic = quic::tokio::Transport::new(quic_config(quic::Config::new(keypair)))
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     Ok(quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed())
+}
+
+/// Makes the system probe a quiet connection, and give up one on which nothing
+/// is acknowledged: it alone sees the other host's packets.
+fn notice_silence(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    let probes = TcpKeepalive::new().with_time(TCP_KEEP_ALIVE).with_interval(TCP_PROBE_INTERVAL);
+    socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_user_timeout(Some(SILENCE))
 }
 
 fn yamux_config() -> yamux::Config {
@@ -100,7 +131,7 @@ fn yamux_config() -> yamux::Config {
 
 fn quic_config(mut config: quic::Config) -> quic::Config {
     config.handshake_timeout = QUIC_HANDSHAKE_TIMEOUT;
-    config.max_idle_timeout = QUIC_IDLE.as_millis() as u32;
+    config.max_idle_timeout = SILENCE.as_millis() as u32;
     config.keep_alive_interval = QUIC_KEEP_ALIVE;
     config.max_concurrent_stream_limit = MAX_STREAMS as u32;
     config.max_stream_data = QUIC_STREAM_WINDOW;

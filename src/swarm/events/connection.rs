@@ -17,6 +17,7 @@ use crate::{
         cause,
         peers::Connection,
         pending::{Opening, Purpose},
+        ping::Job,
         route::{is_quic, route, without_peer},
         task::{Task, is_time},
     },
@@ -50,16 +51,18 @@ impl Task {
             self.serve(waiter, info.clone(), false);
         }
         self.redial.connected(&peer);
+        self.probe_older(peer, id, now);
         self.attend(peer, now);
     }
 
     pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId, cause: Option<ConnectionError>, now: Instant) {
         for Opening { purpose, .. } in self.pending.lost(id) {
-            if let Purpose::Ping(job) = purpose {
+            if let Purpose::Ping(Job::Asked(job)) = purpose {
                 job.fail("the connection broke");
             }
         }
         self.end_links(id);
+        self.probes.clear(&(peer, id));
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         entry.connections.retain(|connection| connection.id != id);
         entry.steer.disconnected(id, now);

@@ -14,8 +14,8 @@ use crate::{
             behaviour::{Event, EventKind, OpenError, Token},
             io::{self, LinkEnd, Terms},
         },
-        pending::{Opening, PingJob, Purpose},
-        ping::{self, Measured, PingError},
+        pending::{Opening, Purpose},
+        ping::{self, Job, Measured, PingError},
         task::{Ended, LiveLink, Task},
     },
     wire::Decoder,
@@ -62,7 +62,7 @@ impl Task {
         let Some(Opening { peer, connection, purpose }) = self.pending.opened(token) else { return };
         match purpose {
             Purpose::Link => self.on_outbound_link(peer, connection, stream, now),
-            Purpose::Ping(job) => self.measure(stream, job),
+            Purpose::Ping(job) => self.measure(stream, job, now),
         }
     }
 
@@ -144,16 +144,14 @@ impl Task {
                     self.attend(peer, now);
                 }
             }
-            Purpose::Ping(job) => job.fail(error),
+            Purpose::Ping(Job::Asked(job)) => job.fail(error),
+            Purpose::Ping(Job::Probe(..)) => self.probe_answered(peer, connection, now),
         }
     }
 
     /// Measures elsewhere; the result comes back as [`Measured`].
-    fn measure(&mut self, stream: Stream, job: PingJob) {
-        let Ok(slot) = self.pings.slots.clone().try_acquire_owned() else {
-            let error = NodeError::Limit("too many pings are under way; try again later".to_owned());
-            return drop(job.reply.send(Err(error)));
-        };
+    fn measure(&mut self, stream: Stream, job: Job, now: Instant) {
+        let Ok(slot) = self.pings.slots.clone().try_acquire_owned() else { return self.not_measured(job, now) };
         let measured = self.pings.measured.clone();
         tokio::spawn(async move {
             let result = ping::exchange(stream).await;
@@ -163,8 +161,23 @@ impl Task {
         });
     }
 
+    fn not_measured(&mut self, job: Job, now: Instant) {
+        match job {
+            Job::Asked(job) => {
+                let error = NodeError::Limit("too many pings are under way; try again later".to_owned());
+                drop(job.reply.send(Err(error)));
+            }
+            // That the stream opened is a sign of life too.
+            Job::Probe(peer, connection) => self.probe_answered(peer, connection, now),
+        }
+    }
+
     pub(in crate::swarm) fn on_measured(&mut self, measured: Measured) {
-        let Measured { mut job, result } = measured;
+        let Measured { job, result } = measured;
+        let mut job = match job {
+            Job::Asked(job) => job,
+            Job::Probe(peer, connection) => return self.probe_answered(peer, connection, Instant::now()),
+        };
         match result {
             Ok(rtt) => drop(job.reply.send(Ok(Pong { rtt, connected: job.connected }))),
             Err(PingError::Broken(_)) if job.broken + 1 < ping::MAX_STREAMS => {

@@ -47,13 +47,15 @@ struct Candidate {
     id: ConnectionId,
     route: Route,
     quic: bool,
+    /// It may be dead.
+    doubted: bool,
 }
 
 impl Candidate {
     /// Smaller is better. The older one of two equals comes first in the list,
     /// and `min_by_key` keeps the first.
-    fn rank(&self) -> (Route, bool) {
-        (self.route, !self.quic)
+    fn rank(&self) -> (bool, Route, bool) {
+        (self.doubted, self.route, !self.quic)
     }
 }
 
@@ -127,7 +129,7 @@ impl Steer {
         if self.connections.is_empty() {
             self.grace = now + GRACE;
         }
-        self.connections.push(Candidate { id, route, quic });
+        self.connections.push(Candidate { id, route, quic, doubted: false });
     }
 
     /// A connection is gone.
@@ -145,6 +147,16 @@ impl Steer {
         }
     }
 
+    /// Whether a connection may be dead; others are better then, and a link
+    /// being opened there is not waited for. Tells whether that is new.
+    pub(in crate::swarm) fn doubt(&mut self, id: ConnectionId, doubted: bool) -> bool {
+        if doubted {
+            self.opening.take_if(|opening| *opening == id);
+        }
+        let Some(candidate) = self.connections.iter_mut().find(|c| c.id == id) else { return false };
+        std::mem::replace(&mut candidate.doubted, doubted) != doubted
+    }
+
     /// The peer opened a link on this connection.
     pub(in crate::swarm) fn inbound(&mut self, id: ConnectionId) {
         self.followed = Some(id);
@@ -152,7 +164,7 @@ impl Steer {
 
     /// The link asked for is open.
     pub(in crate::swarm) fn opened(&mut self, connection: ConnectionId, link: LinkId, now: Instant) {
-        self.opening = None;
+        self.opening.take_if(|opening| *opening == connection);
         self.retry = None;
         if self.connections.iter().any(|c| c.id == connection) {
             self.open = Some(Open { connection, link, since: now });
@@ -162,7 +174,9 @@ impl Steer {
     /// The link asked for could not be opened. `hopeless`: the peer speaks no
     /// such protocol.
     pub(in crate::swarm) fn failed(&mut self, connection: ConnectionId, hopeless: bool, now: Instant, jitter: f64) {
-        self.opening = None;
+        if self.opening.take_if(|opening| *opening == connection).is_none() {
+            return; // Not waited for any more.
+        }
         if hopeless {
             self.failures = MAX_DOUBLINGS;
         }
@@ -256,6 +270,38 @@ mod tests {
         steer.ended(LinkId(1), now, 0.5);
         steer.disconnected(id(1), now);
         assert_eq!(steer.step(now), Step::Open(id(2)));
+    }
+
+    #[test]
+    fn a_doubted_connection_is_left_until_it_answers() {
+        let now = Instant::now();
+        let mut steer = steer(true, now);
+        steer.connected(id(1), Route::Lan, true, now);
+        assert_eq!(steer.step(now), Step::Open(id(1)));
+        steer.opened(id(1), LinkId(1), now);
+        steer.connected(id(2), Route::Lan, true, now);
+        assert_eq!(steer.step(now), Step::Rest);
+        assert!(steer.doubt(id(1), true));
+        assert!(!steer.doubt(id(1), true));
+        assert_eq!(steer.step(now), Step::Open(id(2)));
+        steer.opened(id(2), LinkId(2), now);
+        steer.doubt(id(1), false);
+        assert_eq!(steer.step(now), Step::Open(id(1)));
+    }
+
+    #[test]
+    fn a_link_being_opened_on_a_doubted_connection_is_not_waited_for() {
+        let now = Instant::now();
+        let mut steer = steer(true, now);
+        steer.connected(id(1), Route::Lan, true, now);
+        assert_eq!(steer.step(now), Step::Open(id(1)));
+        steer.connected(id(2), Route::Lan, true, now);
+        steer.doubt(id(1), true);
+        assert_eq!(steer.step(now), Step::Open(id(2)));
+        steer.failed(id(1), false, now, 0.5);
+        assert_eq!(steer.step(now), Step::Rest, "the other is still being opened");
+        steer.opened(id(2), LinkId(1), now);
+        assert_eq!(steer.step(now), Step::Rest);
     }
 
     #[test]

@@ -1,0 +1,100 @@
+//! Peers that go without a word are noticed, and those that come back replace
+//! what they left behind.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use p2p_node::proto::{self, MessageState, Route};
+use support::{Daemon, eventually, message, pair, send_to};
+
+/// A quiet peer that was killed is offline after ten seconds; the rest is for a
+/// busy machine.
+const NOTICED: Duration = Duration::from_secs(12);
+/// The same with messages under way: six seconds.
+const NOTICED_BUSY: Duration = Duration::from_secs(8);
+/// Messages flow again with a peer that was restarted.
+const REPLACED: Duration = Duration::from_secs(4);
+/// What a peer left behind when it was restarted is closed.
+const CLOSED: Duration = Duration::from_secs(8);
+
+async fn peer(daemon: &Daemon, id: &str) -> proto::Peer {
+    let peers = daemon.client().await.list_peers(proto::ListPeersRequest::default()).await.unwrap().into_inner();
+    peers.peers.into_iter().find(|row| row.peer_id == id).expect("a peer in the book")
+}
+
+/// How long the peer still looks connected.
+async fn until_offline(daemon: &Daemon, id: &str) -> Duration {
+    let start = Instant::now();
+    eventually("offline", || async { (peer(daemon, id).await.route() == Route::None).then_some(()) }).await;
+    start.elapsed()
+}
+
+async fn talk(from: &Daemon, to: &str) {
+    let sent = from.client().await.send(send_to(to, message("", "", "x"))).await.unwrap().into_inner();
+    assert_eq!(sent.state(), MessageState::Stored, "{sent:?}");
+}
+
+async fn queue(from: &Daemon, to: &str) {
+    let request = proto::SendRequest { wait: proto::Wait::Queued.into(), ..send_to(to, message("", "", "x")) };
+    from.client().await.send(request).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_peer_that_is_killed_is_soon_offline() {
+    let (a, mut b) = pair().await;
+    let b_id = b.peer_id().await;
+    talk(&a, &b_id).await;
+    b.kill();
+    let took = until_offline(&a, &b_id).await;
+    assert!(took < NOTICED, "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_peer_that_is_killed_is_sooner_offline() {
+    let (a, mut b) = pair().await;
+    let b_id = b.peer_id().await;
+    talk(&a, &b_id).await;
+    b.kill();
+    queue(&a, &b_id).await;
+    let took = until_offline(&a, &b_id).await;
+    assert!(took < NOTICED_BUSY, "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_peer_replaces_its_connections() {
+    let (mut a, mut b) = pair().await;
+    // Either side chooses the connection in one of the rounds.
+    for _ in 0..2 {
+        let (a_id, b_id) = (a.peer_id().await, b.peer_id().await);
+        talk(&a, &b_id).await;
+        talk(&b, &a_id).await;
+        b.kill();
+        b.restart().await;
+        let start = Instant::now();
+        talk(&b, &a_id).await;
+        talk(&a, &b_id).await;
+        assert!(start.elapsed() < REPLACED, "{:?}", start.elapsed());
+        eventually("one connection", || async { (peer(&a, &b_id).await.connections == 1).then_some(()) }).await;
+        assert!(start.elapsed() < CLOSED, "{:?}", start.elapsed());
+        std::mem::swap(&mut a, &mut b);
+    }
+}
+
+/// A program that gets no time is not dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_on_a_busy_machine_stays_online() {
+    let (a, b) = pair().await;
+    let b_id = b.peer_id().await;
+    talk(&a, &b_id).await;
+    let connected = a.log().matches("peer connected").count();
+    for _ in 0..3 {
+        support::signal(b.pid(), nix::sys::signal::Signal::SIGSTOP);
+        std::thread::sleep(Duration::from_secs(3));
+        support::signal(b.pid(), nix::sys::signal::Signal::SIGCONT);
+        talk(&a, &b_id).await;
+    }
+    assert_eq!(a.log().matches("peer connected").count(), connected, "the connection was lost");
+}
