@@ -421,3 +421,63 @@ async fn all_queued(victim: &Daemon, raw: &Raw) {
         assert!(matches!(message.state(), MessageState::Queued | MessageState::Sent), "{message:?}");
     }
 }
+
+/// Messages of 64 KiB on lane 1.
+fn flood(seqs: std::ops::Range<u64>) -> Vec<u8> {
+    let large = |seq| {
+        let content = Content { payload: vec![7; 64 << 10].into(), ..content(format!("m{seq}")) };
+        Forward::Data(Data { lane: 1, seq, tag: seq, ttl_left_ms: 60_000, content })
+    };
+    forward(seqs.map(large))
+}
+
+/// Three times what a link may hold in memory.
+const FLOOD: std::ops::Range<u64> = 100..484;
+
+async fn greet(stream: &mut Stream) -> Back {
+    pour(stream, &forward([hello()])).await;
+    read_back(stream).await
+}
+
+/// What is not taken holds no memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn ignored_messages_of_a_stranger_stop_no_other_stranger() {
+    let victim = Daemon::start_with(with_tcp()).await;
+    let (flooding, other) = (Raw::new(&victim).await, Raw::new(&victim).await);
+    let (mut connection, mut second) = (flooding.connect(), other.connect());
+    let mut stream = connection.open().await;
+    assert!(matches!(greet(&mut stream).await, Back::Refused(_)));
+    timeout(STEP, stream.write_all(&flood(FLOOD))).await.expect("ignored, not held up").unwrap();
+    assert!(matches!(greet(&mut second.open().await).await, Back::Refused(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_behind_a_refused_one_do_not_stop_the_link() {
+    let mut options = with_tcp();
+    options.config = "[limits]\nmax_message_bytes = \"128 KiB\"\nmax_peer_bytes = \"1 MiB\"\n".to_owned();
+    let victim = Daemon::start_with(options).await;
+    let raw = Raw::new(&victim).await;
+    trust(&victim, &raw).await;
+    let mut connection = raw.connect();
+    let mut stream = connection.open().await;
+    assert!(matches!(greet(&mut stream).await, Back::Welcome(_)));
+    pour(&mut stream, &forward([open(1)])).await;
+    assert!(matches!(read_back(&mut stream).await, Back::LaneState(_)));
+    timeout(STEP, flood_until_full(&mut stream)).await.expect("refused in time");
+    // All that comes behind the refused one is ignored.
+    timeout(STEP, stream.write_all(&flood(FLOOD))).await.expect("ignored, not held up").unwrap();
+    pour(&mut stream, &forward([open(2)])).await;
+    loop {
+        match read_back(&mut stream).await {
+            Back::LaneState(state) if state.lane == 2 => break,
+            _ => {}
+        }
+    }
+}
+
+/// Fills the inbox.
+async fn flood_until_full(stream: &mut Stream) {
+    stream.write_all(&flood(1..51)).await.unwrap();
+    stream.flush().await.unwrap();
+    while !matches!(read_back(stream).await, Back::Full(_)) {}
+}

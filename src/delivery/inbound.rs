@@ -155,9 +155,11 @@ impl Task {
         let Some(open) = &self.link else { return received.clear() };
         let id = open.id;
         for Received { frame, permit } in received.drain(..) {
-            let keeps = matches!(frame, Forward::Data(_) | Forward::Skip(_));
+            let before = self.receiver.batch_len();
+            let adds = matches!(frame, Forward::Data(_) | Forward::Skip(_));
             self.receiver.handle(ReceiverInput::Frame(id.0, frame));
-            if keeps {
+            // One that is ignored holds nothing: no commit would free it.
+            if adds && self.receiver.batch_len() > before {
                 self.permits.push(permit);
             }
         }
@@ -241,6 +243,7 @@ impl Task {
             Err(error) => {
                 tracing::error!(peer = %self.peer, %error, "messages could not be stored and will come again");
                 self.wishes.clear();
+                self.permits.clear();
                 self.receiver.handle(ReceiverInput::StoreFailed);
             }
         }

@@ -93,7 +93,7 @@ impl Receiver {
         self.trusted && self.link.as_ref().is_some_and(|link| link.greeted)
     }
 
-    /// Bytes of messages that wait for [`ReceiverInput::Flush`].
+    /// Number of positions and gaps that wait for [`ReceiverInput::Flush`].
     #[must_use]
     pub fn batch_len(&self) -> usize {
         self.batch.len()
