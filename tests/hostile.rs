@@ -360,11 +360,7 @@ fn answers() -> Vec<Answer> {
 async fn a_trusted_peer_that_answers_nonsense_loses_no_message() {
     let (victim, friend, raw) = attacked().await;
     trust(&victim, &raw).await;
-    let mut client = victim.client().await;
-    for n in 0..QUEUED {
-        let request = send_to(&raw.id(), message(CHANNEL, &format!("kept-{n}"), vec![1; 256]));
-        client.send(proto::SendRequest { wait: Wait::Queued.into(), ..request }).await.unwrap();
-    }
+    queue(&victim, &raw).await;
     for (name, answer, closed) in answers() {
         let mut connection = raw.connect();
         let mut stream = connection.accept().await;
@@ -480,4 +476,86 @@ async fn flood_until_full(stream: &mut Stream) {
     stream.write_all(&flood(1..51)).await.unwrap();
     stream.flush().await.unwrap();
     while !matches!(read_back(stream).await, Back::Full(_)) {}
+}
+
+/// Messages that wait for the hostile peer.
+async fn queue(victim: &Daemon, raw: &Raw) {
+    let mut client = victim.client().await;
+    for n in 0..QUEUED {
+        let request = send_to(&raw.id(), message(CHANNEL, &format!("kept-{n}"), vec![1; 256]));
+        client.send(proto::SendRequest { wait: Wait::Queued.into(), ..request }).await.unwrap();
+    }
+}
+
+/// Opens the lane that the daemon asks for, as one that has nothing.
+async fn take_lane(stream: &mut Stream) -> u32 {
+    pour(stream, &back([welcome()])).await;
+    let lane = read_open(stream).await.expect("an OPEN");
+    pour(stream, &back([lane_state(lane, 0, 0)])).await;
+    lane
+}
+
+/// What is refused again and again is sent ever more slowly.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_refuses_and_is_ready_by_turns_gets_little() {
+    let victim = Daemon::start_with(with_tcp()).await;
+    let raw = Raw::new(&victim).await;
+    trust(&victim, &raw).await;
+    queue(&victim, &raw).await;
+    let mut connection = raw.connect();
+    let mut stream = connection.accept().await;
+    let lane = take_lane(&mut stream).await;
+    let (mut reader, mut writer) = stream.split();
+    let counting = tokio::spawn(async move {
+        let (mut rows, mut prefix) = (0, [0; FRAME_PREFIX_BYTES]);
+        while reader.read_exact(&mut prefix).await.is_ok() {
+            let mut body = vec![0; Decoder::new(1 << 20).body_len(prefix).unwrap()];
+            reader.read_exact(&mut body).await.unwrap();
+            rows += usize::from(matches!(Decoder::new(1 << 20).forward(body.into()), Ok(Forward::Data(_))));
+        }
+        rows
+    });
+    let again = back([Back::Full(Full { lane, next: 1, limit: Limit::Inbox }), Back::Ready { lane }]);
+    let mut refused = 0;
+    let end = std::time::Instant::now() + Duration::from_secs(3);
+    while std::time::Instant::now() < end {
+        writer.write_all(&again).await.unwrap();
+        writer.flush().await.unwrap();
+        refused += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Breaks the rules, so that the link ends.
+    writer.write_all(&back([welcome()])).await.unwrap();
+    writer.flush().await.unwrap();
+    let rows = timeout(STEP, counting).await.expect("the end of the link").unwrap();
+    assert!(refused > 100, "{refused}");
+    assert!(rows < QUEUED + 20, "{rows} rows sent to a peer that refused {refused} times");
+}
+
+/// A peer that says on every link that its store is an older copy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_forgets_again_and_again_is_counted_and_told_of_once() {
+    const TAKEN: u64 = 3;
+    let victim = Daemon::start_with(with_tcp()).await;
+    let raw = Raw::new(&victim).await;
+    trust(&victim, &raw).await;
+    queue(&victim, &raw).await;
+    let mut connection = raw.connect();
+    let mut stream = connection.accept().await;
+    let lane = take_lane(&mut stream).await;
+    for _ in 0..TAKEN {
+        timeout(STEP, read_body(&mut stream)).await.expect("a row in time").unwrap();
+    }
+    pour(&mut stream, &back([Back::Ack { lane, high: TAKEN }])).await;
+    drop((stream, connection));
+    for _ in 0..5 {
+        let mut connection = raw.connect();
+        let mut stream = connection.accept().await;
+        take_lane(&mut stream).await;
+        // SKIP or rows: the state was taken.
+        timeout(STEP, read_body(&mut stream)).await.expect("a frame in time").unwrap();
+    }
+    eventually("the loss counted", || async { (victim.status().await.lost_by_restore > 0).then_some(()) }).await;
+    assert!(victim.status().await.lost_by_restore <= TAKEN);
+    assert_eq!(victim.log().matches("was replaced by an older copy").count(), 1, "told once a minute");
 }

@@ -254,7 +254,7 @@ impl Task {
         for channel in batch.channels.keys() {
             self.inner.hub.wake(channel);
         }
-        if batch.lost > 0 {
+        if batch.lost > 0 && self.inner.may_warn(&self.peer) {
             tracing::warn!(peer = %self.peer, count = batch.lost,
                 "this node's store is an older copy of itself; messages it had acknowledged are lost");
         }

@@ -33,6 +33,7 @@ use std::{
         Arc, Mutex, RwLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use libp2p::PeerId;
@@ -52,6 +53,10 @@ use crate::{clock::StoreClock, node::Node, store::Store};
 /// Peers whose messages are counted: with trust open to all, anyone could make
 /// the table grow.
 const MAX_COUNTED: usize = 20_000;
+/// A peer is complained about once in this time.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+/// Peers complained about in that time; nobody reads more.
+const MAX_WARNED: usize = 256;
 /// Background dials to peers that were just added.
 const MAX_GREETINGS: usize = 64;
 
@@ -88,6 +93,8 @@ struct Inner {
     peers: Mutex<HashMap<PeerId, Arc<outbox::Outbox>>>,
     inbound: Mutex<HashMap<PeerId, inbound::Door>>,
     counters: Mutex<HashMap<PeerId, Counters>>,
+    /// When peers were last complained about.
+    warned: Mutex<HashMap<PeerId, Instant>>,
     /// When the next message expires, as far as known.
     next_expiry: AtomicU64,
     expiry_moved: Notify,
@@ -135,6 +142,7 @@ impl Delivery {
             peers: Mutex::default(),
             inbound: Mutex::default(),
             counters: Mutex::default(),
+            warned: Mutex::default(),
             next_expiry: AtomicU64::new(0),
             expiry_moved: Notify::new(),
             greetings: Arc::new(Semaphore::new(MAX_GREETINGS)),
@@ -217,6 +225,19 @@ impl Inner {
         if counters.len() < MAX_COUNTED || counters.contains_key(peer) {
             change(counters.entry(*peer).or_default());
         }
+    }
+
+    /// Whether to log something that a peer can bring about as often as it
+    /// likes.
+    fn may_warn(&self, peer: &PeerId) -> bool {
+        let now = Instant::now();
+        let mut warned = progress::lock(&self.warned);
+        warned.retain(|_, at| now.saturating_duration_since(*at) < WARN_INTERVAL);
+        let may = !warned.contains_key(peer) && warned.len() < MAX_WARNED;
+        if may {
+            warned.insert(*peer, now);
+        }
+        may
     }
 
     /// Lets the upkeep know of a message that expires.

@@ -299,11 +299,13 @@ impl Task {
                 self.outbox.progress.disturb(channel);
             }
             SenderEffect::Renumber { channel, .. } => {
-                tracing::warn!(peer = %self.peer, %channel,
-                    "this node's store is an older copy of itself; what the peer has already is not sent again");
+                if self.inner.may_warn(&self.peer) {
+                    tracing::warn!(peer = %self.peer, %channel,
+                        "this node's store is an older copy of itself; what the peer has already is not sent again");
+                }
                 self.outbox.progress.disturb(channel);
             }
-            SenderEffect::Lost { channel, count } => {
+            SenderEffect::Lost { channel, count } if self.inner.may_warn(&self.peer) => {
                 tracing::warn!(peer = %self.peer, %channel, count,
                     "the peer's store was replaced by an older copy; messages it had acknowledged are lost there");
             }

@@ -24,6 +24,11 @@ pub(super) const LANE_WINDOW_ROWS: usize = 8192;
 /// not say that it is ready.
 const RETRY_MS: std::ops::RangeInclusive<Millis> = 2_000..=60_000;
 
+/// A lane that was refused twice with nothing taken in between waits for this
+/// part of its wait although the peer says that it is ready: what is refused was
+/// sent for nothing, at this side's cost.
+const READY_PART: Millis = 16;
+
 /// A row of the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutRow {
@@ -112,11 +117,13 @@ pub(super) struct Lane {
     pub(super) late: Vec<(Seq, String)>,
     /// Waits for the store to make a row a tombstone before it goes on.
     pub(super) blocked_at: Option<Seq>,
-    /// Rows that may be on the link unacknowledged: one while a refused lane
-    /// is tried again.
-    pub(super) credit: usize,
+    /// Rows that may be on the link unacknowledged: one when a refused lane
+    /// is tried again, and twice as many with every acknowledgement.
+    credit: usize,
     /// Last wait of a refused lane; 0 once something was taken.
     backoff: Millis,
+    /// When it was refused last.
+    refused_at: Millis,
     /// There are messages whose outcome only the peer knows.
     pub(super) unresolved: bool,
     /// Those of them that it was asked about on this link.
@@ -143,6 +150,7 @@ impl Lane {
             blocked_at: None,
             credit: usize::MAX,
             backoff: 0,
+            refused_at: 0,
             unresolved: false,
             asked: 0,
             ask_again: false,
@@ -155,7 +163,7 @@ impl Lane {
             self.phase = Phase::Closed;
         }
         self.number = 0;
-        self.credit = usize::MAX;
+        self.credit = if self.backoff == 0 { usize::MAX } else { 1 };
         self.asked = 0;
         self.ask_again = false;
         self.forget_rows();
@@ -242,7 +250,7 @@ impl Lane {
                 stored.push(id);
             }
         }
-        self.credit = usize::MAX;
+        self.credit = self.credit.saturating_mul(2);
         self.backoff = 0;
         (tag, stored)
     }
@@ -256,6 +264,20 @@ impl Lane {
             }
         }
         self.next = next;
+        self.refused_at = now;
         self.phase = Phase::Full { limit, retry_at: now + self.backoff };
+    }
+
+    /// The peer, or time, says that a refused lane may go on. One row only: the
+    /// peer may still be full.
+    pub(super) fn resume(&mut self) {
+        self.phase = Phase::Flowing;
+        self.credit = 1;
+    }
+
+    /// When a refused lane goes on if the peer says that it is ready.
+    pub(super) fn ready_at(&self) -> Millis {
+        let again = self.backoff > *RETRY_MS.start();
+        self.refused_at + if again { self.backoff / READY_PART } else { 0 }
     }
 }

@@ -226,12 +226,15 @@ impl Sender {
     }
 
     pub(super) fn ready(&mut self, number: u32) {
-        if let Some((channel, lane)) = Self::by_number(&self.link, &mut self.lanes, number)
-            && matches!(lane.phase, Phase::Full { .. })
-        {
-            lane.phase = Phase::Flowing;
-            lane.credit = usize::MAX;
+        let now = self.now;
+        let Some((channel, lane)) = Self::by_number(&self.link, &mut self.lanes, number) else { return };
+        let Phase::Full { limit, retry_at } = lane.phase else { return };
+        let ready_at = lane.ready_at();
+        if ready_at <= now {
+            lane.resume();
             self.pump(&channel);
+        } else {
+            lane.phase = Phase::Full { limit, retry_at: retry_at.min(ready_at) };
         }
     }
 }

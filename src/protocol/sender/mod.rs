@@ -232,9 +232,7 @@ impl Sender {
             .collect();
         for channel in due {
             if let Some(lane) = self.lanes.get_mut(&channel) {
-                // One row only: the peer may still be full.
-                lane.phase = Phase::Flowing;
-                lane.credit = 1;
+                lane.resume();
                 self.pump(&channel);
             }
         }

@@ -235,13 +235,14 @@ impl Db {
         Ok(())
     }
 
-    /// See [`crate::protocol::SenderEffect::Lost`].
+    /// See [`crate::protocol::SenderEffect::Lost`]. No message counts twice,
+    /// however often the peer says that it has none.
     ///
     /// # Errors
     /// When SQLite refuses.
     pub fn count_lost(&mut self, peer: &PeerId, channel: &str, count: u64) -> Result<(), StoreError> {
         self.connection
-            .prepare_cached("UPDATE out_lane SET lost = lost + ?3 WHERE peer = ?1 AND channel = ?2")?
+            .prepare_cached("UPDATE out_lane SET lost = min(lost + ?3, acked) WHERE peer = ?1 AND channel = ?2")?
             .execute(params![peer.to_bytes(), channel, count.cast_signed()])?;
         Ok(())
     }
