@@ -30,10 +30,20 @@ impl Task {
 
     fn on_seen(&mut self, peer: PeerId, address: &Multiaddr, now: Instant) {
         if self.peers.seen(peer, address, now).is_none() {
+            self.forget_seen(&peer);
             return debug!(%peer, "too many strangers on the local network; not listed");
         }
         self.redial.hint(peer, now);
         self.dial_seen(peer, now);
+    }
+
+    /// The list that mDNS keeps itself has no limit, and whoever announces a
+    /// peer says for how long: what is not listed here is not to stay there.
+    fn forget_seen(&mut self, peer: &PeerId) {
+        if let Some(mdns) = self.swarm.behaviour_mut().mdns.as_mut() {
+            #[expect(deprecated, reason = "there is no other way to remove one")]
+            mdns.expire_node(peer);
+        }
     }
 
     /// Dials a peer seen on the local network. Strangers are listed and never
