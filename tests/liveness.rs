@@ -57,6 +57,8 @@ async fn a_busy_peer_that_is_killed_is_sooner_offline() {
     let (a, mut b) = pair().await;
     let b_id = b.peer_id().await;
     talk(&a, &b_id).await;
+    // Both may have dialled; a second connection is quiet, and closed in time.
+    eventually("one connection", || async { (peer(&a, &b_id).await.connections == 1).then_some(()) }).await;
     b.kill();
     queue(&a, &b_id).await;
     let took = until_offline(&a, &b_id).await;
