@@ -98,6 +98,8 @@ fn bad_sends(peer: &str, stranger: &str) -> Vec<(proto::SendRequest, Code, Vec<S
         case(send_to("", one()), Invalid, &["peer is empty", "give"]),
         case(send_to(cut, one()), Invalid, &["peer", cut, "copied whole"]),
         case(send_to("nobody", one()), NotFound, &["nobody", "peer ls"]),
+        // Decoding it as base58 would keep a thread busy for minutes.
+        case(send_to(&"1z".repeat(100_000), one()), NotFound, &["1z1z", "peer ls"]),
         case(send_to(stranger, one()), NotFound, &[stranger, "peer add"]),
         case(bare, Invalid, &["message is missing"]),
         case(to(message("", &long, "x")), Invalid, &["message.id", "129", "128"]),

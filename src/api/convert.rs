@@ -20,6 +20,9 @@ use crate::{
 const MAX_ALIAS: usize = 64;
 /// Longest multiaddr that is read.
 const MAX_ADDRESS_BYTES: usize = 1024;
+/// Characters of a peer id: the longest has 42 bytes, 58 in base58; as a CID it
+/// is a little longer.
+const MAX_PEER_ID_CHARS: usize = 128;
 /// Longest of a bad value that is repeated in an error.
 const SHOWN: usize = 80;
 
@@ -113,9 +116,10 @@ pub(super) fn ttl(ttl_ms: u64, default: Duration) -> Result<u64, Status> {
     }
 }
 
-/// A peer id, if the text is one.
+/// A peer id, if the text is one. The work of decoding base58 grows with the
+/// square of the length: a text that is too long for any is not looked at.
 pub(super) fn peer_id(text: &str) -> Option<PeerId> {
-    text.parse().ok()
+    if text.len() > MAX_PEER_ID_CHARS { None } else { text.parse().ok() }
 }
 
 /// A name for a peer.

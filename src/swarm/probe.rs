@@ -19,9 +19,6 @@ use super::{
 /// After this without an answer the link moves to another connection: much
 /// longer than a round trip, and an error is harmless.
 const DOUBT: Duration = Duration::from_secs(1);
-/// After so much more the connection is closed. A program on a busy machine
-/// answers within it.
-const PATIENCE: Duration = Duration::from_secs(4);
 /// A deadline noticed so late was missed by this process (it was stopped, say),
 /// and the answer may be here unread.
 const LATE: Duration = Duration::from_secs(1);
@@ -51,20 +48,20 @@ impl Task {
         }
     }
 
-    /// Turns away from connections on which nothing came back, and closes them
-    /// in the end.
+    /// Turns away from connections on which nothing came back, until something
+    /// does. Closing those that are dead is left to the transports: an answer
+    /// may only wait behind megabytes on a slow line.
     pub(super) fn on_silence(&mut self, now: Instant) {
         while let Some(at) = self.probes.next().filter(|at| *at <= now)
             && let Some((peer, connection)) = self.probes.pop_due(now)
         {
-            let Some(entry) = self.peers.get_mut(&peer) else { continue };
-            let late = now.saturating_duration_since(at) > LATE;
-            if late || entry.steer.doubt(connection, true) {
-                self.probes.set((peer, connection), now + PATIENCE);
+            if now.saturating_duration_since(at) > LATE {
+                self.probes.set((peer, connection), now + DOUBT);
+            } else if let Some(entry) = self.peers.get_mut(&peer)
+                && entry.steer.doubt(connection, true)
+            {
+                debug!(%peer, "a connection is silent since there is a younger one");
                 self.attend(peer, now);
-            } else {
-                debug!(%peer, "closing a connection that is silent, for a younger one");
-                self.swarm.close_connection(connection);
             }
         }
     }

@@ -34,7 +34,8 @@ const QUIC_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
 /// and to send a lost packet again half a dozen times; short enough that nobody
 /// waits long for a message on its way to a peer that was switched off. Packets
 /// count and not answers of the peer's program: those of a slow disk, or behind
-/// megabytes on a slow line, take longer.
+/// megabytes on a slow line, take longer. TCP also gives up when the peer's
+/// program reads nothing for so long while data waits: one that hangs.
 const SILENCE: Duration = Duration::from_secs(6);
 /// A quiet QUIC connection makes the other side owe a packet this often, so
 /// that a dead peer is noticed within ten seconds. Costs about 3 MB a day; a

@@ -176,6 +176,7 @@ impl Task {
         let Measured { job, result } = measured;
         let mut job = match job {
             Job::Asked(job) => job,
+            Job::Probe(..) if matches!(result, Err(PingError::Timeout)) => return,
             Job::Probe(peer, connection) => return self.probe_answered(peer, connection, Instant::now()),
         };
         match result {
