@@ -1,7 +1,7 @@
 //! The file: opening, settings, transactions.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,6 +15,7 @@ use super::{
     lines::{Lines, MAX_ALL_LINES, MAX_LINES},
     schema,
 };
+use crate::types::Seq;
 
 /// Pages in the write-ahead log before it is carried over: 16 MiB.
 const CHECKPOINT_PAGES: i64 = 4096;
@@ -93,6 +94,9 @@ pub struct Db {
     pub(super) lines: Lines,
     /// Lanes whose new rows go on a link at once.
     pub(super) live: BTreeSet<i64>,
+    /// Up to which position the lines of a lane that are left cannot be
+    /// forgotten before the peer tells what became of them.
+    pub(super) passed: BTreeMap<i64, Seq>,
     /// Makes tags and epochs.
     rng: StdRng,
 }
@@ -166,6 +170,7 @@ impl Db {
             inbox: Fill::default(),
             lines: Lines::default(),
             live: BTreeSet::new(),
+            passed: BTreeMap::new(),
             rng,
         };
         db.recount()?;
@@ -189,6 +194,8 @@ impl Db {
         };
         let ((outbox, sent), (inbox, seen)) = (fill("out_lane")?, fill("origin")?);
         (self.outbox, self.inbox, self.lines) = (outbox, inbox, Lines { sent, seen });
+        // What it passed may be there again.
+        self.passed.clear();
         Ok(())
     }
 

@@ -81,6 +81,9 @@ CREATE TABLE sent (
 ) STRICT;
 CREATE INDEX sent_id ON sent (id);
 CREATE INDEX sent_pending ON sent (row) WHERE pending != 0;
+-- Those whose end is known although the peer has not acknowledged them, and
+-- some more; few of all.
+CREATE INDEX sent_final ON sent (row) WHERE final != 0;
 
 -- Incoming: an origin per (peer, channel), a lane per epoch of it, the ids it
 -- sent for a while, and what the apps have not consumed.

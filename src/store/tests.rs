@@ -355,6 +355,76 @@ fn what_was_sent_is_kept_in_bounds_unless_it_is_not_finished() {
     assert_eq!(new(db.enqueue(message(peer, "10", 2, DAY), 0, 0).unwrap()).row.seq, 5001);
 }
 
+/// Steps of SQLite's machine that one statement took since it was asked last.
+fn steps(db: &Db, sql: &str) -> i32 {
+    db.connection.prepare_cached(sql).unwrap().reset_status(rusqlite::StatementStatus::VmStep)
+}
+
+/// Puts in so many messages of a time to live.
+fn fill(db: &mut Db, peer: PeerId, count: usize, ttl_ms: u64) -> Queued {
+    let mut last = None;
+    for _ in 0..count {
+        let id = db.random().to_string();
+        last = Some(new(db.enqueue(message(peer, &id, 1, ttl_ms), 0, 0).unwrap()));
+    }
+    last.unwrap()
+}
+
+#[test]
+fn a_backlog_does_not_make_each_message_dearer() {
+    let options = StoreOptions { max_lines: 1000, ..StoreOptions::default() };
+    let (mut db, peer) = (db(options), PeerId::random());
+    let all = |db: &Db| {
+        let (acked, last) = (outbox::FORGET_ACKED, outbox::FORGET_FINAL);
+        steps(db, acked) + steps(db, last)
+    };
+    fill(&mut db, peer, 2048, DAY);
+    all(&db);
+    fill(&mut db, peer, 1024, DAY);
+    let few = all(&db);
+    fill(&mut db, peer, 8192, DAY);
+    all(&db);
+    fill(&mut db, peer, 1024, DAY);
+    assert!(all(&db) <= few, "{few}");
+    // What waits is kept; what has ended is not, wherever it stands.
+    assert_eq!(lines(&db, "sent"), 12_288);
+    fill(&mut db, peer, 5000, 1);
+    while !db.expire(2).unwrap().is_empty() {}
+    db.forget_sent(0, 0).unwrap();
+    let before = lines(&db, "sent");
+    while db.forget_sent(0, 0).unwrap() == Some(0) {}
+    assert!(before < 17_288 && lines(&db, "sent") == 12_288 + 1000, "{}", lines(&db, "sent"));
+}
+
+#[test]
+fn lines_that_must_stay_are_not_looked_at_again_and_again() {
+    let options = StoreOptions { max_lines: 100, ..StoreOptions::default() };
+    let (mut db, peer) = (db(options), PeerId::random());
+    let epoch = fill(&mut db, peer, 1, 1).epoch;
+    db.prepare_lane(&peer, "c", epoch, 0, &[]).unwrap();
+    fill(&mut db, peer, 3999, 1);
+    // All may be with the peer.
+    while !db.expire(2).unwrap().is_empty() {}
+    let last = fill(&mut db, peer, 6000, DAY);
+    db.acked(&peer, "c", epoch, last.row.seq, last.row.tag).unwrap();
+    while db.forget_sent(0, 0).unwrap() == Some(0) {}
+    fill(&mut db, peer, 1024, DAY);
+    let line = db
+        .connection
+        .query_row("SELECT min(seq) FROM (SELECT row & 0xffffffff AS seq FROM sent)", [], |row| row.get::<_, i64>(0))
+        .unwrap();
+    // They stay, nothing behind them does, and nobody reads them.
+    assert_eq!((line, lines(&db, "sent")), (1, 4000 + 1024));
+    steps(&db, outbox::FORGET_ACKED);
+    fill(&mut db, peer, 1024, DAY);
+    assert!(steps(&db, outbox::FORGET_ACKED) < 100);
+    // One that is known is forgotten.
+    let id: String = db.connection.query_row("SELECT id FROM sent ORDER BY row LIMIT 1", [], |row| row.get(0)).unwrap();
+    db.resolved(&peer, "c", &id, false).unwrap();
+    db.forget_sent(0, 0).unwrap();
+    assert_eq!(lines(&db, "sent"), 3999 + 2048);
+}
+
 #[test]
 fn a_channel_too_many_is_refused_and_looking_makes_none() {
     let (mut db, peer) = (db(StoreOptions { max_channels: 2, ..StoreOptions::default() }), PeerId::random());

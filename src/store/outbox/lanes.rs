@@ -226,6 +226,7 @@ impl Db {
     /// When SQLite refuses.
     pub fn resolved(&mut self, peer: &PeerId, channel: &str, id: &str, stored: bool) -> Result<(), StoreError> {
         let Some(lane) = self.lane(peer, channel)? else { return Ok(()) };
+        self.passed.remove(&lane.id);
         self.connection
             .prepare_cached(
                 "UPDATE sent SET final = iif(?4, ?5, pending), pending = 0 \

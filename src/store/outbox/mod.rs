@@ -8,6 +8,8 @@ use bytes::Bytes;
 use libp2p::PeerId;
 use rusqlite::{OptionalExtension as _, Row, params};
 
+#[cfg(test)]
+pub(super) use self::records::{FORGET_ACKED, FORGET_FINAL};
 use super::{
     Db, StoreError,
     lines::{MAX_FORGOTTEN, TRIM_EVERY},

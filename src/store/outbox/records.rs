@@ -2,6 +2,15 @@
 
 use super::*;
 
+/// Forgets lines whose end is known, the oldest first. By the index alone: its
+/// cost is that of what goes.
+pub(in crate::store) const FORGET_FINAL: &str = "DELETE FROM sent WHERE row IN (SELECT row FROM sent INDEXED BY sent_final \
+     WHERE row BETWEEN ?1 AND ?2 AND final != 0 ORDER BY row LIMIT ?3)";
+
+/// The lines that [`Db::forget_sent`] looks at next.
+pub(in crate::store) const FORGET_ACKED: &str =
+    "SELECT max(row), count(*) FROM (SELECT row FROM sent WHERE row BETWEEN ?1 AND ?2 ORDER BY row LIMIT ?3)";
+
 impl Db {
     pub(super) fn sent(&self, lane: i64, id: &str) -> Result<Option<(SentRecord, Vec<u8>)>, StoreError> {
         let sql = format!("{SENT} WHERE s.id = ?1 AND s.row BETWEEN ?2 AND ?3");
@@ -85,24 +94,48 @@ impl Db {
         Ok(())
     }
 
-    /// Forgets messages up to a position that are finished, the oldest first:
-    /// at most so many.
+    /// Forgets messages up to a position that are finished, the oldest first.
+    /// Looks at so many lines at most, and returns how many it looked at.
     fn forget_sent_upto(&mut self, lane: i64, upto: Seq, acked: Seq, limit: usize) -> Result<usize, StoreError> {
-        if upto == 0 || limit == 0 {
-            return Ok(0);
+        let (mut gone, mut looked_at) = self.forget_acked_upto(lane, upto.min(acked), limit)?;
+        if acked < upto && looked_at < limit {
+            // Beyond what was acknowledged nearly all wait, a million perhaps:
+            // none of those is looked at.
+            let range = params![key(lane, acked + 1), key(lane, upto), (limit - looked_at) as i64];
+            let ended = self.connection.prepare_cached(FORGET_FINAL)?.execute(range)?;
+            (gone, looked_at) = (gone + ended, looked_at + ended);
         }
+        if gone > 0 {
+            self.connection
+                .prepare_cached("UPDATE out_lane SET lines = lines - ?2 WHERE id = ?1")?
+                .execute([lane, gone as i64])?;
+            self.lines.sent = self.lines.sent.saturating_sub(gone as u64);
+        }
+        Ok(looked_at)
+    }
+
+    /// Up to here all was acknowledged: only what the peer has still to tell
+    /// about is not finished, and it is not looked at again and again. Returns
+    /// how many lines are gone, and how many it looked at.
+    fn forget_acked_upto(&mut self, lane: i64, upto: Seq, limit: usize) -> Result<(usize, usize), StoreError> {
+        let from = self.passed.get(&lane).copied().unwrap_or(0) + 1;
+        if upto < from || limit == 0 {
+            return Ok((0, 0));
+        }
+        let range = params![key(lane, from), key(lane, upto), limit as i64];
+        let (last, looked_at): (Option<i64>, usize) = self
+            .connection
+            .prepare_cached(FORGET_ACKED)?
+            .query_row(range, |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as usize)))?;
+        let Some(last) = last else { return Ok((0, 0)) };
         let gone = self
             .connection
-            .prepare_cached(
-                "DELETE FROM sent WHERE row IN (SELECT row FROM sent WHERE row BETWEEN ?1 AND ?2 \
-                 AND pending = 0 AND (final != 0 OR row <= ?3) ORDER BY row LIMIT ?4)",
-            )?
-            .execute(params![key(lane, 0), key(lane, upto), key(lane, acked), limit as i64])?;
-        self.connection
-            .prepare_cached("UPDATE out_lane SET lines = lines - ?2 WHERE id = ?1")?
-            .execute([lane, gone as i64])?;
-        self.lines.sent = self.lines.sent.saturating_sub(gone as u64);
-        Ok(gone)
+            .prepare_cached("DELETE FROM sent WHERE row BETWEEN ?1 AND ?2 AND pending = 0")?
+            .execute([key(lane, from), last])?;
+        if gone < looked_at {
+            self.passed.insert(lane, position(last));
+        }
+        Ok((gone, looked_at))
     }
 
     /// Forgets what became of messages finished long ago, of some lanes after
