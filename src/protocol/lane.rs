@@ -52,6 +52,11 @@ pub enum RowBody {
         /// Its id.
         id: String,
     },
+    /// Nothing that the peer could have seen, from a position up to the row's.
+    Hole {
+        /// The first position.
+        from: Seq,
+    },
 }
 
 impl OutRow {
@@ -61,6 +66,16 @@ impl OutRow {
         match &self.body {
             RowBody::Message(content) => content.cost(),
             RowBody::Tombstone { id } => id.len() as u64 + 128,
+            RowBody::Hole { .. } => 128,
+        }
+    }
+
+    /// The first position that it stands for.
+    #[must_use]
+    pub fn first(&self) -> Seq {
+        match self.body {
+            RowBody::Hole { from } => from,
+            _ => self.seq,
         }
     }
 }
@@ -108,7 +123,7 @@ pub(super) struct Lane {
     pub(super) minted: bool,
     /// Next position to send on this link.
     pub(super) next: Seq,
-    /// Rows from `acked + 1` on.
+    /// Rows from `acked + 1` on, with no position left out.
     rows: VecDeque<Held>,
     pub(super) bytes: u64,
     /// A load is under way.
@@ -183,7 +198,7 @@ impl Lane {
     }
 
     pub(super) fn loaded_to(&self) -> Seq {
-        self.acked + self.rows.len() as Seq
+        self.rows.back().map_or(self.acked, |held| held.row.seq)
     }
 
     /// There is something the peer has to hear about.
@@ -198,7 +213,7 @@ impl Lane {
     /// Takes a row if it is the next one; says whether it did.
     pub(super) fn push(&mut self, row: OutRow) -> bool {
         self.last = self.last.max(row.seq);
-        if row.seq != self.loaded_to() + 1 {
+        if row.first() != self.loaded_to() + 1 {
             return false;
         }
         self.bytes += row.cost();
@@ -206,14 +221,32 @@ impl Lane {
         true
     }
 
+    /// Index of the row that stands for a position, if that is in memory.
+    fn index(&self, seq: Seq) -> usize {
+        let direct = usize::try_from(seq.saturating_sub(self.acked + 1)).unwrap_or(usize::MAX);
+        match self.rows.get(direct) {
+            Some(held) if held.row.seq == seq => direct,
+            _ => self.rows.partition_point(|held| held.row.seq < seq),
+        }
+    }
+
+    /// The row that stands for a position.
     pub(super) fn get_mut(&mut self, seq: Seq) -> Option<&mut Held> {
-        let index = seq.checked_sub(self.acked + 1)?;
-        self.rows.get_mut(usize::try_from(index).ok()?)
+        if seq <= self.acked {
+            return None;
+        }
+        let index = self.index(seq);
+        self.rows.get_mut(index)
+    }
+
+    /// Whether no row stands for this position and the next one.
+    pub(super) fn ends_row(&self, seq: Seq) -> bool {
+        self.rows.get(self.index(seq)).is_none_or(|held| held.row.seq == seq)
     }
 
     /// Whether the next row may go on the link now.
     pub(super) fn may_send(&self) -> bool {
-        let in_flight = usize::try_from(self.next - self.acked - 1).unwrap_or(usize::MAX);
+        let in_flight = self.index(self.next);
         self.phase == Phase::Flowing
             && self.blocked_at.is_none()
             && in_flight < self.credit
@@ -226,6 +259,9 @@ impl Lane {
             self.blocked_at = None;
         }
         if let Some(held) = self.get_mut(seq) {
+            if !matches!(held.row.body, RowBody::Message(_)) {
+                return;
+            }
             let before = held.row.cost();
             held.row.body = RowBody::Tombstone { id: id.to_owned() };
             let after = held.row.cost();
@@ -258,10 +294,9 @@ impl Lane {
     /// The peer took nothing from `next` on.
     pub(super) fn refuse(&mut self, next: Seq, limit: Limit, now: Millis) {
         self.backoff = (self.backoff * 2).clamp(*RETRY_MS.start(), *RETRY_MS.end());
-        for seq in next..self.next {
-            if let Some(held) = self.get_mut(seq) {
-                held.sent_as_message = false;
-            }
+        let refused = self.index(next)..self.index(self.next).min(self.rows.len());
+        for held in self.rows.range_mut(refused) {
+            held.sent_as_message = false;
         }
         self.next = next;
         self.refused_at = now;

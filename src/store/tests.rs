@@ -5,7 +5,7 @@ use libp2p::PeerId;
 
 use super::*;
 use crate::{
-    protocol::{Inbound, InboundKind, RowBody},
+    protocol::{Inbound, InboundKind, OutRow, RowBody},
     types::{Content, Route},
     wire::Limit,
 };
@@ -78,7 +78,13 @@ fn cancelling_is_final_only_before_the_peer_can_have_seen_it() {
     db.resolved(&peer, "c", "a", true).unwrap();
     assert_eq!(record(&db, "a").progress, Progress::Done(Final::Stored));
     let rows = db.load_rows(&peer, "c", epoch, 1, u64::MAX, 10).unwrap();
-    assert!(rows.iter().all(|row| matches!(row.body, RowBody::Tombstone { .. })) && rows.len() == 2);
+    assert!(
+        matches!(
+            &rows[..],
+            [OutRow { body: RowBody::Tombstone { .. }, .. }, OutRow { body: RowBody::Hole { from: 2 }, .. }]
+        ),
+        "{rows:?}"
+    );
 }
 
 #[test]
@@ -199,23 +205,59 @@ fn a_foreign_or_newer_file_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_hole_in_a_lane_becomes_tombstones() {
+fn a_hole_in_a_lane_is_told_as_one() {
     let (mut db, peer) = (db(StoreOptions::default()), PeerId::random());
     let epoch = new(db.enqueue(message(peer, "a", 1, 10), 0, 0).unwrap()).epoch;
-    for id in ["b", "c", "d"] {
+    for id in ["b", "c", "d", "e", "f"] {
         new(db.enqueue(message(peer, id, 1, 10), 0, 0).unwrap());
     }
-    db.connection.execute("DELETE FROM outbox WHERE id IN ('b', 'd')", []).unwrap();
-    let mut kinds = Vec::new();
-    for _ in 0..3 {
-        let from = kinds.len() as u64 + 1;
-        for row in db.load_rows(&peer, "c", epoch, from, 1, 1).unwrap() {
-            kinds.push((row.seq, matches!(row.body, RowBody::Message(_))));
-        }
-    }
-    assert_eq!(kinds, [(1, true), (2, false), (3, true)]);
+    db.connection.execute("DELETE FROM outbox WHERE id IN ('b', 'c', 'e', 'f')", []).unwrap();
+    let kinds = |db: &mut Db, from, max_rows| -> Vec<_> {
+        let rows = db.load_rows(&peer, "c", epoch, from, u64::MAX, max_rows).unwrap();
+        rows.into_iter().map(|row| (row.first(), row.seq, row.tag, matches!(row.body, RowBody::Message(_)))).collect()
+    };
+    let one_by_one: Vec<_> = [1, 2, 4, 5].into_iter().flat_map(|from| kinds(&mut db, from, 1)).collect();
+    let shape: Vec<_> = one_by_one.iter().map(|(first, last, _, message)| (*first, *last, *message)).collect();
+    assert_eq!(shape, [(1, 1, true), (2, 3, false), (4, 4, true), (5, 6, false)]);
     assert_eq!(record(&db, "b").progress, Progress::Done(Final::Expired));
-    assert_eq!(db.load_rows(&peer, "c", epoch, 4, 1, 1).unwrap().len(), 1);
+    // The peer knows a hole by its tag from now on.
+    assert_eq!(kinds(&mut db, 1, 10), one_by_one);
+}
+
+#[test]
+fn what_expires_while_the_peer_is_away_takes_no_room() {
+    let (mut db, peer) = (db(StoreOptions::default()), PeerId::random());
+    let queued = fill(&mut db, peer, 8_000, 1);
+    while !db.expire(2).unwrap().is_empty() {}
+    // The first position keeps its tombstone.
+    assert!(db.outbox_fill().bytes <= 256 && db.outbox_fill().messages == 0, "{:?}", db.outbox_fill());
+    assert_eq!(lines(&db, "outbox"), 1);
+    let last = fill(&mut db, peer, 1, DAY);
+    db.prepare_lane(&peer, "c", queued.epoch, 0, &[]).unwrap();
+    let rows = db.load_rows(&peer, "c", queued.epoch, 1, u64::MAX, 100).unwrap();
+    let shape: Vec<_> = rows.iter().map(|row| (row.first(), row.seq)).collect();
+    assert_eq!(shape, [(1, 1), (2, 8_000), (8_001, 8_001)]);
+    db.acked(&peer, "c", queued.epoch, 8_001, last.row.tag).unwrap();
+    assert_eq!((db.outbox_fill(), lines(&db, "outbox")), (Fill::default(), 0));
+}
+
+#[test]
+fn a_hole_of_a_million_positions_is_read_in_parts() {
+    let (mut db, peer) = (db(StoreOptions::default()), PeerId::random());
+    let epoch = fill(&mut db, peer, 1, DAY).epoch;
+    db.connection.execute("UPDATE out_lane SET last = 1000000", []).unwrap();
+    fill(&mut db, peer, 1, DAY);
+    let (mut next, mut reads) = (1, 0);
+    while next <= 1_000_001 {
+        let rows = db.load_rows(&peer, "c", epoch, next, u64::MAX, 8192).unwrap();
+        assert!(!rows.is_empty() && rows.len() <= 2, "{rows:?}");
+        for row in rows {
+            assert!(row.first() == next && row.seq - row.first() < 20_000);
+            next = row.seq + 1;
+        }
+        reads += 1;
+    }
+    assert!((50..60).contains(&reads), "{reads}");
 }
 
 const DAY: u64 = 24 * 60 * 60 * 1000;

@@ -38,7 +38,7 @@ fn nothing_is_lost_doubled_or_out_of_order() {
     if seeds.end - seeds.start >= 100 {
         assert!(totals.crashes > 0 && totals.rollbacks > 0 && totals.cancelled > 0 && totals.expired > 0);
         assert!(totals.lost_by_restore > 0 && totals.links > 0 && totals.rejected > 0);
-        assert!(totals.pending_resolved > 0 && totals.refused_full > 0);
+        assert!(totals.pending_resolved > 0 && totals.refused_full > 0 && totals.holes > 0);
     }
 }
 
@@ -55,6 +55,14 @@ fn many_starts_while_the_peer_is_away_lose_nothing() {
     for seed in 0..50 {
         let counts = World::new(seed, Plant::None).run_with_many_starts().unwrap();
         assert!(counts.lost_by_restore == 0 && counts.crashes >= 29, "seed {seed}: {counts:?}");
+    }
+}
+
+#[test]
+fn what_expires_while_the_peer_is_away_holds_nothing_up() {
+    for seed in 0..20 {
+        let counts = World::new(seed, Plant::None).run_with_a_peer_long_away().unwrap();
+        assert!(counts.holes > 0 && counts.expired >= 150 && counts.stored > 0, "seed {seed}: {counts:?}");
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) struct Counts {
     pub(crate) renumbered: u64,
     pub(crate) refused_full: u64,
     pub(crate) lost_by_restore: u64,
+    /// Holes that the peer was told of.
+    pub(crate) holes: u64,
 }
 
 impl AddAssign for Counts {
@@ -36,6 +38,7 @@ impl AddAssign for Counts {
         self.renumbered += other.renumbered;
         self.refused_full += other.refused_full;
         self.lost_by_restore += other.lost_by_restore;
+        self.holes += other.holes;
     }
 }
 

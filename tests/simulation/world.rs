@@ -10,7 +10,7 @@ use p2p_node::{
     protocol::{InboundKind, Receiver, ReceiverEffect, ReceiverInput, Sender, SenderEffect, SenderInput},
     store::{Acknowledged, Arrival, Buried, Db, Enqueued, Final, NewMessage, Progress, Queued, StoreOptions},
     types::{Content, Route},
-    wire::{Back, Forward},
+    wire::{Back, Forward, Skip},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
@@ -359,6 +359,8 @@ impl World {
         while let Some(effect) = self.nodes[node].sender.poll() {
             match effect {
                 SenderEffect::Send(number, frame) => {
+                    let hole = |skip: &Skip| skip.from > 1 && !skip.lost && skip.id.is_none();
+                    self.counts.holes += u64::from(matches!(&frame, Forward::Skip(skip) if hole(skip)));
                     if let Some(link) = self.link(node, number).filter(|link| link.up_at_sender) {
                         link.forward.push_back(frame);
                     }

@@ -149,8 +149,11 @@ impl Sender {
                     let id = Some(id.clone()).filter(|id| !id.is_empty());
                     Forward::Skip(Skip { lane: number, from: seq, to: seq, tag, lost: false, id })
                 }
+                RowBody::Hole { from } => {
+                    Forward::Skip(Skip { lane: number, from: *from, to: held.row.seq, tag, lost: false, id: None })
+                }
             };
-            lane.next += 1;
+            lane.next = held.row.seq + 1;
             self.effects.push_back(SenderEffect::Send(link_number, frame));
         }
         self.load_if_wanted(channel);
@@ -171,7 +174,7 @@ impl Sender {
         if high <= lane.acked {
             return; // The answer to a gap that was skipped, or late.
         }
-        if high >= lane.next {
+        if high >= lane.next || !lane.ends_row(high) {
             return self.violation("ACK of something not sent");
         }
         let (epoch, count) = (lane.epoch, high - lane.acked);
@@ -218,7 +221,11 @@ impl Sender {
         match lane.phase {
             // It does not even take the lane.
             Phase::Opening => lane.phase = Phase::Barred { limit: full.limit },
-            Phase::Flowing | Phase::Full { .. } if full.next > lane.acked && full.next <= lane.next => {
+            Phase::Flowing | Phase::Full { .. }
+                if full.next > lane.acked
+                    && full.next <= lane.next
+                    && (full.next == lane.acked + 1 || lane.ends_row(full.next - 1)) =>
+            {
                 lane.refuse(full.next, full.limit, now);
             }
             _ => self.violation("FULL of something not sent"),

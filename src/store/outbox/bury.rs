@@ -1,5 +1,9 @@
-//! Messages that are given up: their rows become tombstones, which tell the
-//! peer to go on without them.
+//! Messages that are given up.
+//!
+//! One that the peer may have seen becomes a tombstone, which tells the peer to
+//! go on without it and asks whether it has it. Of one that it cannot have seen
+//! no row is left: what expires while a peer is away, for months perhaps, takes
+//! no room. The peer is told of such a hole as one.
 
 use super::*;
 
@@ -27,7 +31,7 @@ impl Db {
     }
 
     /// Takes a message back. Returns what is known of it after that, and the
-    /// row that became a tombstone, if one did.
+    /// message that was given up, if it was.
     ///
     /// # Errors
     /// When SQLite refuses.
@@ -43,7 +47,7 @@ impl Db {
         Ok((self.sent(lane.id, &record.id)?.map(|(record, _)| record), buried))
     }
 
-    /// Makes tombstones of messages whose time has run out: a bounded number.
+    /// Gives up messages whose time has run out: a bounded number.
     ///
     /// # Errors
     /// When SQLite refuses.
@@ -78,8 +82,8 @@ impl Db {
         Ok(next.map(i64::cast_unsigned))
     }
 
-    /// Makes a tombstone of a message that waits; its position, if it was one.
-    /// Its outcome is final only if the peer cannot have seen it.
+    /// Gives up a message that waits; its position, if it did. Its outcome is
+    /// final only if the peer cannot have seen it.
     pub(super) fn bury(&mut self, lane: &LaneRow, id: &str, why: Final) -> Result<Option<Seq>, StoreError> {
         let Some((record, _)) = self.sent(lane.id, id)? else { return Ok(None) };
         if !matches!(record.progress, Progress::Queued | Progress::Sent) {
@@ -93,22 +97,31 @@ impl Db {
             .optional()?;
         // One that is a tombstone already, and not final, keeps its outcome.
         let Some(cost) = cost else { return Ok(None) };
-        let (done, pending) = if record.seq <= lane.exposed { (0, why.number()) } else { (why.number(), 0) };
+        let unseen = record.seq > lane.exposed;
+        let (done, pending) = if unseen { (why.number(), 0) } else { (0, why.number()) };
         self.connection
             .prepare_cached("UPDATE sent SET final = ?2, pending = ?3 WHERE row = ?1")?
             .execute([row, done, pending])?;
-        let empty = Content { id: id.to_owned(), payload: Bytes::new(), ..Content::default() };
-        self.connection
-            .prepare_cached(
-                "UPDATE outbox SET buried = ?2, cost = ?3, kind = '', reply_to = '', timestamp = 0, \
-                 metadata = x'', payload = x'', checksum = ?4 WHERE row = ?1",
-            )?
-            .execute(params![row, why.number(), TOMBSTONE_COST, checksum(row, &empty, &[])])?;
+        // A skip from the first position on without an id says what the peer
+        // is known to have; that position keeps its tombstone.
+        let left = if unseen && record.seq > 1 {
+            self.connection.prepare_cached("DELETE FROM outbox WHERE row = ?1")?.execute([row])?;
+            0
+        } else {
+            let (empty, left) = (Content { id: id.to_owned(), ..Content::default() }, cost.min(TOMBSTONE_COST));
+            self.connection
+                .prepare_cached(
+                    "UPDATE outbox SET buried = ?2, cost = ?3, kind = '', reply_to = '', timestamp = 0, \
+                     metadata = x'', payload = x'', checksum = ?4 WHERE row = ?1",
+                )?
+                .execute(params![row, why.number(), left, checksum(row, &empty, &[])])?;
+            left
+        };
         self.connection
             .prepare_cached("UPDATE out_lane SET bytes = bytes + ?2, messages = messages - 1 WHERE id = ?1")?
-            .execute([lane.id, TOMBSTONE_COST - cost])?;
+            .execute([lane.id, left - cost])?;
         self.outbox.messages = self.outbox.messages.saturating_sub(1);
-        self.outbox.bytes = self.outbox.bytes.saturating_add_signed(TOMBSTONE_COST - cost);
+        self.outbox.bytes = self.outbox.bytes.saturating_add_signed(left - cost);
         Ok(Some(record.seq))
     }
 }

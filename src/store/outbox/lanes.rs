@@ -3,6 +3,16 @@
 
 use super::*;
 
+/// Rows of a lane as they were read.
+#[derive(Default)]
+struct Found {
+    rows: Vec<OutRow>,
+    /// Ids of those that fail their checksum.
+    damaged: Vec<String>,
+    /// Which of them are holes that nobody has seen before.
+    holes: Vec<usize>,
+}
+
 impl Db {
     /// All lanes to a peer.
     ///
@@ -106,7 +116,8 @@ impl Db {
     }
 
     /// Reads rows of a lane. A row that fails its checksum comes back as a
-    /// tombstone, is one from now on, and is logged.
+    /// tombstone, is one from now on, and is logged. Positions without a row
+    /// come back as holes.
     ///
     /// # Errors
     /// When SQLite refuses.
@@ -120,77 +131,84 @@ impl Db {
         max_rows: usize,
     ) -> Result<Vec<OutRow>, StoreError> {
         let Some(lane) = self.lane_in(peer, channel, epoch)? else { return Ok(Vec::new()) };
-        self.mend_hole(&lane, peer, channel, from.max(lane.acked + 1))?;
-        let (rows, damaged) = self.read_rows(&lane, from, max_bytes, max_rows)?;
+        let Found { mut rows, damaged, holes } = self.read_rows(&lane, from, max_bytes, max_rows)?;
         for id in damaged {
             tracing::error!(%peer, channel, id, "a queued message is damaged on disk and cannot be sent");
             self.bury(&lane, &id, Final::Expired)?;
         }
+        for index in holes {
+            let (first, last, tag) = (rows[index].first(), rows[index].seq, self.random());
+            rows[index].tag = tag;
+            self.end_hole(&lane, last, tag)?;
+            let lost = self.mend_lines(&lane, first, last)?;
+            if lost > 0 {
+                tracing::error!(%peer, channel, first, last, lost, "queued messages are missing from the store and cannot be sent");
+            }
+        }
         Ok(rows)
     }
 
-    /// A file that was repaired by hand can lack rows, and nothing behind them
-    /// would ever be sent. Puts tombstones into a hole at a position.
-    fn mend_hole(&mut self, lane: &LaneRow, peer: &PeerId, channel: &str, from: Seq) -> Result<(), StoreError> {
-        let next: Option<i64> = self
-            .connection
-            .prepare_cached("SELECT min(row) FROM outbox WHERE row BETWEEN ?1 AND ?2")?
-            .query_row([key(lane.id, from), key(lane.id, lane.last)], |row| row.get(0))?;
-        let end = next.map_or(lane.last + 1, position);
-        if from >= end {
-            return Ok(());
-        }
-        tracing::error!(%peer, channel, from, to = end - 1, "queued messages are missing from the store and cannot be sent");
-        let empty = Content::default();
-        for seq in (from..end).take(MAX_MENDED) {
-            let (row, tag) = (key(lane.id, seq), self.random());
-            self.connection
-                .prepare_cached("INSERT INTO outbox VALUES (?1, ?2, ?3, 0, 0, '', '', '', 0, x'', x'', ?4)")?
-                .execute(params![row, tag.cast_signed(), Final::Expired.number(), checksum(row, &empty, &[])])?;
-        }
-        self.connection.execute(
-            "UPDATE sent SET final = ?3 WHERE row BETWEEN ?1 AND ?2 AND final = 0 AND pending = 0",
-            params![key(lane.id, from), key(lane.id, end - 1), Final::Expired.number()],
-        )?;
+    /// Puts a row at the end of a hole. Its tag is what the peer will know the
+    /// hole by.
+    fn end_hole(&self, lane: &LaneRow, last: Seq, tag: Tag) -> Result<(), StoreError> {
+        let row = key(lane.id, last);
+        self.connection
+            .prepare_cached("INSERT INTO outbox VALUES (?1, ?2, ?3, 0, 0, '', '', '', 0, x'', x'', ?4)")?
+            .execute(params![row, tag.cast_signed(), HOLE, checksum(row, &Content::default(), &[])])?;
         Ok(())
     }
 
-    pub(super) fn read_rows(
-        &self,
-        lane: &LaneRow,
-        from: Seq,
-        max_bytes: u64,
-        max_rows: usize,
-    ) -> Result<(Vec<OutRow>, Vec<String>), StoreError> {
+    /// A file that was repaired by hand can lack rows of messages that waited:
+    /// they count as expired. Returns how many there were.
+    fn mend_lines(&self, lane: &LaneRow, first: Seq, last: Seq) -> Result<usize, StoreError> {
+        Ok(self
+            .connection
+            .prepare_cached("UPDATE sent SET final = ?3 WHERE row BETWEEN ?1 AND ?2 AND final = 0 AND pending = 0")?
+            .execute(params![key(lane.id, first), key(lane.id, last), Final::Expired.number()])?)
+    }
+
+    fn read_rows(&self, lane: &LaneRow, from: Seq, max_bytes: u64, max_rows: usize) -> Result<Found, StoreError> {
         let mut statement = self.connection.prepare_cached(
             "SELECT row, tag, buried, expires_at, cost, id, kind, reply_to, timestamp, metadata, payload, checksum \
              FROM outbox WHERE row BETWEEN ?1 AND ?2 ORDER BY row",
         )?;
-        let mut found = statement.query([key(lane.id, from.max(lane.acked + 1)), key(lane.id, lane.last)])?;
-        let (mut rows, mut damaged, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while let Some(row) = found.next()? {
-            if !rows.is_empty() && (bytes >= max_bytes || rows.len() >= max_rows) {
-                break;
+        let mut next = from.max(lane.acked + 1);
+        let mut stored = statement.query([key(lane.id, next), key(lane.id, lane.last)])?;
+        let (mut found, mut bytes, mut missing) = (Found::default(), 0, 0);
+        let full = |rows: &[OutRow], bytes| !rows.is_empty() && (bytes >= max_bytes || rows.len() >= max_rows);
+        while next <= lane.last && !full(&found.rows, bytes) {
+            let row = stored.next()?;
+            let buried: i64 = row.map_or(Ok(0), |row| row.get(2))?;
+            let seq = row.map_or(Ok(lane.last + 1), |row| row.get(0).map(position))?;
+            if seq > next && buried != HOLE {
+                let end = (seq - 1).min(next + MAX_HOLE - missing - 1);
+                missing += end + 1 - next;
+                found.holes.push(found.rows.len());
+                found.rows.push(OutRow { seq: end, tag: 0, expires_at: 0, body: RowBody::Hole { from: next } });
+                next = end + 1;
+                if next < seq || missing >= MAX_HOLE {
+                    break;
+                }
             }
-            let key: i64 = row.get(0)?;
+            let Some(row) = row.filter(|_| !full(&found.rows, bytes)) else { break };
             let id: String = row.get(5)?;
-            let buried: i64 = row.get(2)?;
-            let body = if buried == 0 {
-                match content(row, 5, key, "a message") {
+            let body = match buried {
+                HOLE => RowBody::Hole { from: next },
+                0 => match content(row, 5, row.get(0)?, "a message") {
                     Ok(content) => RowBody::Message(content),
                     Err(_) => {
-                        damaged.push(id.clone());
+                        found.damaged.push(id.clone());
                         RowBody::Tombstone { id }
                     }
-                }
-            } else {
-                RowBody::Tombstone { id }
+                },
+                _ => RowBody::Tombstone { id },
             };
             bytes += row.get::<_, i64>(4)?.cast_unsigned();
             let (tag, expires_at) = (row.get::<_, i64>(1)?.cast_unsigned(), row.get::<_, i64>(3)?.cast_unsigned());
-            rows.push(OutRow { seq: position(key), tag, expires_at, body });
+            found.rows.push(OutRow { seq, tag, expires_at, body });
+            next = seq + 1;
         }
-        Ok((rows, damaged))
+        Ok(found)
     }
 
     /// See [`crate::protocol::SenderEffect::Acked`].

@@ -4,7 +4,6 @@ mod bury;
 mod lanes;
 mod records;
 
-use bytes::Bytes;
 use libp2p::PeerId;
 use rusqlite::{OptionalExtension as _, Row, params};
 
@@ -29,11 +28,16 @@ const MAX_UNRESOLVED: usize = 256;
 const KEEP_MS: Millis = 24 * 60 * 60 * 1000;
 /// Name of that limit.
 pub const CHANNELS_LIMIT: &str = "channels_per_peer";
-/// Tombstones put into a hole in one operation.
-const MAX_MENDED: usize = 1000;
+/// Most positions of a hole that are found in one operation, whose lines are
+/// looked at: a few milliseconds of the store's time.
+const MAX_HOLE: Seq = 20_000;
+/// In `outbox.buried`: the row is the end of a hole, and stands for all
+/// positions without a row before it.
+const HOLE: i64 = -1;
 /// Tombstones made of expired messages in one operation.
 const MAX_EXPIRED: i64 = 1000;
-/// Cost of a tombstone, as in [`crate::types::Content::cost`].
+/// Most that a tombstone costs, as in [`crate::types::Content::cost`]; one of a
+/// message that cost less costs as much as that.
 const TOMBSTONE_COST: i64 = 256;
 
 /// How a message ended.
@@ -149,7 +153,7 @@ pub struct SentRecord {
     pub expires_at: Option<Millis>,
 }
 
-/// A row that became a tombstone.
+/// A message that was given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Buried {
     /// The recipient.

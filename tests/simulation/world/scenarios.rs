@@ -56,6 +56,43 @@ impl World {
         Ok(self.counts)
     }
 
+    /// A sensor whose peer is away while nearly all that it sends expires, and
+    /// whose daemon is started now and then.
+    pub(crate) fn run_with_a_peer_long_away(mut self) -> Result<Counts, String> {
+        self.quiet = true;
+        self.app_sends(0);
+        if self.rng.random_bool(0.5) {
+            self.settle()?;
+            self.break_link(0);
+        }
+        for round in 0..4 {
+            for _ in 0..60 {
+                let (channel, order) = (self.rng.random_range(0..CHANNELS.len()), self.next_order);
+                let ttl = if self.rng.random_ratio(1, 20) { TTL } else { self.rng.random_range(1..1_000) };
+                self.next_order += 1;
+                self.nodes[0].ops.push_back(Op::Send { channel, size: 10, ttl, order });
+            }
+            self.commit_all(0);
+            self.now += 1_000;
+            self.nodes[0].ops.push_back(Op::Expire);
+            self.commit_all(0);
+            let waits = self.nodes[0].db.outbox_fill();
+            if waits.bytes > (waits.messages + 20) * 256 {
+                return Err(format!("what has expired takes room: {waits:?}"));
+            }
+            if round % 2 == 0 && self.rng.random_bool(0.5) {
+                self.crash(0);
+                self.commit_all(0);
+            }
+        }
+        self.app_sends(0);
+        self.settle()?;
+        let (ends, log) = (self.ends(0), self.log(1));
+        check(&self.directions[0], &ends, &log)?;
+        self.count(&ends);
+        Ok(self.counts)
+    }
+
     /// An app that uses an id again once its node has forgotten it, for the
     /// same content and for other. The receiver's clock stands still, so that
     /// it forgets nothing. Returns how many messages were stored on one side,
