@@ -196,6 +196,10 @@ fn take_own(db: &mut Db, message: NewMessage, queued: &Queued, now: Millis) -> R
     let arrival = Arrival { peer, route: Route::Lan, now, wall: clock::wall_ms() };
     let at = |seq, kind| Inbound { channel: channel.clone(), epoch, seq, tag, kind };
     let mut batch = vec![at(seq, InboundKind::Message { content })];
+    // An app of this node asks for it, not a peer.
+    if !db.make_channel(&channel)? {
+        return Err(StoreError::InboxFull);
+    }
     let high = db.open_lane(&peer, &channel, epoch, &[])?.map_or(0, |lane| lane.high);
     if high + 1 < seq {
         // The positions before are of other epochs.

@@ -95,8 +95,8 @@ pub(super) enum Phase {
     Flowing,
     /// The peer refused it.
     Full { limit: Limit, retry_at: Millis },
-    /// The peer takes no more lanes; tried again on the next link.
-    Barred { limit: Limit },
+    /// The peer takes no more lanes; it is opened anew later.
+    Barred { limit: Limit, retry_at: Millis },
 }
 
 /// A row in memory.
@@ -291,9 +291,19 @@ impl Lane {
         (tag, stored)
     }
 
+    fn back_off(&mut self) {
+        self.backoff = (self.backoff * 2).clamp(*RETRY_MS.start(), *RETRY_MS.end());
+    }
+
+    /// The peer does not take the lane.
+    pub(super) fn bar(&mut self, limit: Limit, now: Millis) {
+        self.back_off();
+        self.phase = Phase::Barred { limit, retry_at: now + self.backoff };
+    }
+
     /// The peer took nothing from `next` on.
     pub(super) fn refuse(&mut self, next: Seq, limit: Limit, now: Millis) {
-        self.backoff = (self.backoff * 2).clamp(*RETRY_MS.start(), *RETRY_MS.end());
+        self.back_off();
         let refused = self.index(next)..self.index(self.next).min(self.rows.len());
         for held in self.rows.range_mut(refused) {
             held.sent_as_message = false;

@@ -2,7 +2,10 @@
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{Db, StoreError, channels::find_channel};
+use super::{
+    Db, StoreError,
+    channels::{Maker, find_channel},
+};
 
 /// Consumers of one channel: each keeps messages in the inbox.
 const MAX_CONSUMERS: i64 = 64;
@@ -64,7 +67,7 @@ impl Db {
     /// # Errors
     /// When SQLite refuses.
     pub fn open_consumer(&mut self, channel: &str, name: &str) -> Result<Opened, StoreError> {
-        let Some((channel, _)) = self.channel(channel)? else {
+        let Some((channel, _)) = self.channel(channel, Maker::App)? else {
             return Ok(Opened::TooManyChannels { used: self.channels()?, max: self.options.max_channels });
         };
         if let Some(state) = self.consumer(channel, name)? {

@@ -121,8 +121,10 @@ CREATE TABLE seen (
 CREATE TABLE channel (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
-    last INTEGER NOT NULL DEFAULT 0
+    last INTEGER NOT NULL DEFAULT 0,
+    by_peer INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+CREATE INDEX channel_by_peer ON channel (id) WHERE by_peer = 1;
 CREATE TABLE inbox (
     row INTEGER PRIMARY KEY,
     origin INTEGER NOT NULL,

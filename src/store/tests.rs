@@ -485,6 +485,23 @@ fn a_channel_too_many_is_refused_and_looking_makes_none() {
 }
 
 #[test]
+fn peers_leave_half_of_the_channels_to_apps() {
+    let (mut db, peer) = (db(StoreOptions { max_channels: 4, ..StoreOptions::default() }), PeerId::random());
+    let come = |db: &mut Db, name: &str| {
+        let batch = vec![Inbound { channel: name.into(), ..inbound(1, 1, name) }];
+        db.commit_inbound(&arrival(peer), batch).unwrap().lanes[0].refused
+    };
+    let came = ["one", "two", "three", "one"].map(|name| come(&mut db, name));
+    assert_eq!(came, [None, None, Some(Limit::Lanes), None]);
+    assert_eq!(db.open_lane(&peer, "three", 1, &[]).unwrap(), Err(Limit::Lanes));
+    for name in ["three", "four"] {
+        assert!(matches!(db.open_consumer(name, "app").unwrap(), Opened::Consumer(_)));
+    }
+    assert!(!db.make_channel("five").unwrap());
+    assert_eq!(come(&mut db, "three"), None);
+}
+
+#[test]
 fn nothing_runs_outside_of_a_transaction() {
     let (mut db, peer) = (db(StoreOptions::default()), PeerId::random());
     let mut ran = false;

@@ -220,7 +220,7 @@ impl Sender {
         let Some((_, lane)) = Self::by_number(&self.link, &mut self.lanes, full.lane) else { return };
         match lane.phase {
             // It does not even take the lane.
-            Phase::Opening => lane.phase = Phase::Barred { limit: full.limit },
+            Phase::Opening => lane.bar(full.limit, now),
             Phase::Flowing | Phase::Full { .. }
                 if full.next > lane.acked
                     && full.next <= lane.next
@@ -279,6 +279,31 @@ mod tests {
 
     fn row(seq: Seq, body: RowBody) -> OutRow {
         OutRow { seq, tag: seq, expires_at: 1000, body }
+    }
+
+    #[test]
+    fn a_lane_that_the_peer_does_not_take_is_opened_anew_later() {
+        let mut sender = Sender::new();
+        let full = |lane| frame(Back::Full(Full { lane, next: 1, limit: crate::wire::Limit::Lanes }));
+        let body = RowBody::Message(Content::default());
+        let first = vec![
+            SenderInput::LinkUp(1),
+            frame(Back::Welcome(Welcome { version: 1, features: 0, max_message_bytes: 1000 })),
+            SenderInput::Appended { channel: "".into(), epoch: 7, row: row(1, body) },
+            full(1),
+        ];
+        handle(&mut sender, first);
+        let mut waits = Vec::new();
+        for lane in 2..9 {
+            let (at, before) = (sender.next_tick().unwrap(), sender.now);
+            waits.push(at - before);
+            assert_eq!(sender.refusals().count(), 1);
+            sender.handle(at, SenderInput::Tick);
+            let sent = sender.poll();
+            assert!(matches!(&sent, Some(SenderEffect::Send(1, Forward::Open(open))) if open.lane == lane), "{sent:?}");
+            handle(&mut sender, vec![full(lane)]);
+        }
+        assert_eq!(waits, [2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]);
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl Sender {
     #[must_use]
     pub fn next_tick(&self) -> Option<Millis> {
         let retries = self.lanes.values().filter_map(|lane| match lane.phase {
-            Phase::Full { retry_at, .. } => Some(retry_at),
+            Phase::Full { retry_at, .. } | Phase::Barred { retry_at, .. } => Some(retry_at),
             _ => None,
         });
         retries.chain(self.ephemerals.next_deadline()).min()
@@ -105,7 +105,7 @@ impl Sender {
     /// The channels whose lanes the peer refused, and the limits they wait for.
     pub fn refusals(&self) -> impl Iterator<Item = (&Channel, Limit)> {
         self.lanes.iter().filter_map(|(channel, lane)| match lane.phase {
-            Phase::Full { limit, .. } | Phase::Barred { limit } => Some((channel, limit)),
+            Phase::Full { limit, .. } | Phase::Barred { limit, .. } => Some((channel, limit)),
             _ => None,
         })
     }
@@ -227,11 +227,17 @@ impl Sender {
         let due: Vec<Channel> = self
             .lanes
             .iter()
-            .filter(|(_, lane)| matches!(lane.phase, Phase::Full { retry_at, .. } if retry_at <= now))
+            .filter(|(_, lane)| {
+                let (Phase::Full { retry_at, .. } | Phase::Barred { retry_at, .. }) = lane.phase else { return false };
+                retry_at <= now
+            })
             .map(|(channel, _)| channel.clone())
             .collect();
         for channel in due {
-            if let Some(lane) = self.lanes.get_mut(&channel) {
+            let Some(lane) = self.lanes.get_mut(&channel) else { continue };
+            if matches!(lane.phase, Phase::Barred { .. }) {
+                self.reopen(&channel);
+            } else {
                 lane.resume();
                 self.pump(&channel);
             }

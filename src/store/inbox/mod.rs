@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use self::{commit::Open, lanes::Known};
 use super::{
     Db, Fill, Reader, StoreError,
-    channels::find_channel,
+    channels::{Maker, find_channel},
     outbox::peer,
     row::{ContentSum, content, encode_metadata, key, owner, position},
 };
@@ -122,7 +122,7 @@ impl Db {
             self.connection.prepare_cached(sql)?.query_row([peer.to_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(of_peer < MAX_OPEN_LANES as i64
             && origins < MAX_ORIGINS
-            && (find_channel(&self.connection, channel)?.is_some() || self.channels()? < self.options.max_channels))
+            && (find_channel(&self.connection, channel)?.is_some() || self.may_add_channel(Maker::Peer)?))
     }
 
     /// `None` when there are as many as there can be.
@@ -130,7 +130,7 @@ impl Db {
         if !self.may_add_origin(peer, channel)? {
             return Ok(None);
         }
-        let Some((number, last)) = self.channel(channel)? else { return Ok(None) };
+        let Some((number, last)) = self.channel(channel, Maker::Peer)? else { return Ok(None) };
         self.connection
             .prepare_cached("INSERT INTO origin (peer, channel) VALUES (?1, ?2)")?
             .execute(params![peer.to_bytes(), number])?;
