@@ -188,7 +188,14 @@ mod tests {
     #[test]
     fn no_tombstone_is_forgotten() {
         let mut news = News::default();
-        let buried = |seq| Buried { peer: PeerId::random(), channel: "".into(), epoch: 1, seq, id: seq.to_string() };
+        let buried = |seq| Buried {
+            peer: PeerId::random(),
+            channel: "".into(),
+            epoch: 1,
+            seq,
+            id: seq.to_string(),
+            is_final: false,
+        };
         assert!(news.is_empty());
         (1..=MAX_BURIED as u64).for_each(|seq| news.bury(buried(seq)));
         assert!(!news.recheck && news.buried.len() == MAX_BURIED);

@@ -62,8 +62,10 @@ impl Delivery {
             .await;
         let (buried, next) = expired.inspect_err(|_| self.inner.next_expiry.store(0, Ordering::Release))?;
         self.inner.next_expiry.fetch_min(next.unwrap_or(u64::MAX), Ordering::AcqRel);
-        if !buried.is_empty() {
-            tracing::info!(count = buried.len(), "messages expired before they could be delivered");
+        // Of the others only the peer knows.
+        let count = buried.iter().filter(|row| row.is_final).count();
+        if count > 0 {
+            tracing::info!(count, "messages expired before they could be delivered");
         }
         Ok(())
     }

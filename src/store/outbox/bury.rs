@@ -27,7 +27,7 @@ impl Db {
             .optional()?;
         let Some(id) = id else { return Ok(None) };
         self.bury(&lane, &id, Final::TooLarge)?;
-        Ok(Some(Buried { peer: *peer, channel: channel.into(), epoch, seq, id }))
+        Ok(Some(Buried { peer: *peer, channel: channel.into(), epoch, seq, id, is_final: seq > lane.exposed }))
     }
 
     /// Takes a message back. Returns what is known of it after that, and the
@@ -43,6 +43,7 @@ impl Db {
             epoch: lane.epoch,
             seq,
             id: record.id.clone(),
+            is_final: seq > lane.exposed,
         });
         Ok((self.sent(lane.id, &record.id)?.map(|(record, _)| record), buried))
     }
@@ -64,7 +65,8 @@ impl Db {
                 Ok((LaneRow::read(row)?, peer(&row.get::<_, Vec<u8>>(6)?)?, row.get::<_, String>(7)?))
             })?;
             if let Some(seq) = self.bury(&lane, &id, Final::Expired)? {
-                buried.push(Buried { peer, channel: channel.into(), epoch: lane.epoch, seq, id });
+                let (channel, epoch, is_final) = (channel.into(), lane.epoch, seq > lane.exposed);
+                buried.push(Buried { peer, channel, epoch, seq, id, is_final });
             }
         }
         Ok(buried)

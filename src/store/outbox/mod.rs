@@ -166,6 +166,8 @@ pub struct Buried {
     pub seq: Seq,
     /// The message's id.
     pub id: String,
+    /// The peer cannot have seen it: that is its end.
+    pub is_final: bool,
 }
 
 /// Where a page of unfinished messages begins.
