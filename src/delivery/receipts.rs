@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::{
     Delivery, DeliveryError,
     outbox::Outbox,
-    send::{Look, Pending, Sent, State, progress_state},
+    send::{Look, Pending, Sent, progress_state},
 };
 use crate::{store::Progress, types::Channel};
 
@@ -105,7 +105,7 @@ async fn ask_all(delivery: &Delivery, queue: &mut VecDeque<(u64, Pending)>, outb
         let found = delivery.find(&pending.sent.id, Some(peer), Some(channel)).await;
         if let Err(DeliveryError::NoMessage { .. }) = found {
             // It has ended, and so many others since that nobody knows how.
-            ended.push((number, Sent { state: State::Sent, ..pending.sent }));
+            ended.push((number, pending.forgotten()));
             continue;
         }
         if let Ok(record) = found {

@@ -110,6 +110,15 @@ pub struct Pending {
     pub(super) outbox: Option<Arc<Outbox>>,
 }
 
+/// What the store says of a message that waits.
+enum Told {
+    Is(Sent),
+    /// It has ended, and so many others since that nobody knows how.
+    Forgotten,
+    /// It cannot be asked now.
+    Nothing,
+}
+
 /// A quick look at a message that waits.
 pub(super) enum Look {
     Stored,
@@ -333,18 +342,31 @@ impl Delivery {
         match pending.look(outbox.progress.lane(&pending.channel)) {
             Look::Stored => Some(pending.clone().stored()),
             Look::Waiting => None,
-            Look::AskStore => self.ask_store(pending).await.filter(|sent| sent.state.is_final()),
+            Look::AskStore => match self.ask_store(pending).await {
+                Told::Forgotten => Some(pending.clone().forgotten()),
+                Told::Is(sent) => Some(sent).filter(|sent| sent.state.is_final()),
+                Told::Nothing => None,
+            },
         }
     }
 
-    async fn ask_store(&self, pending: &Pending) -> Option<Sent> {
-        let record = self.find(&pending.sent.id, Some(pending.peer), Some(pending.channel.clone())).await.ok()?;
-        let (state, outcome) = progress_state(record.progress);
-        Some(Sent { state, outcome, ..pending.sent.clone() })
+    async fn ask_store(&self, pending: &Pending) -> Told {
+        match self.find(&pending.sent.id, Some(pending.peer), Some(pending.channel.clone())).await {
+            Ok(record) => {
+                let (state, outcome) = progress_state(record.progress);
+                Told::Is(Sent { state, outcome, ..pending.sent.clone() })
+            }
+            Err(DeliveryError::NoMessage { .. }) => Told::Forgotten,
+            Err(_) => Told::Nothing,
+        }
     }
 
     async fn unfinished(&self, pending: &Pending) -> Sent {
-        let mut sent = self.ask_store(pending).await.unwrap_or_else(|| pending.sent.clone());
+        let mut sent = match self.ask_store(pending).await {
+            Told::Forgotten => return pending.clone().forgotten(),
+            Told::Is(sent) => sent,
+            Told::Nothing => pending.sent.clone(),
+        };
         if !sent.state.is_final() {
             sent.outcome = self.why_waiting(&pending.peer, Some(&pending.channel));
         }
@@ -443,6 +465,11 @@ fn answer(taken: Taken, LaneBefore { outbox, disturbed }: LaneBefore) -> Result<
 impl Pending {
     pub(super) fn stored(self) -> Sent {
         Sent { state: State::Stored, outcome: Outcome::Fine, ..self.sent }
+    }
+
+    /// Ended, in a way that is not known any more.
+    pub(super) fn forgotten(self) -> Sent {
+        Sent { state: State::Sent, outcome: Outcome::Fine, ..self.sent }
     }
 
     /// Where its lane is, as far as that can be told without the store.
