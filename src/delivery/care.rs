@@ -4,11 +4,14 @@
 use libp2p::PeerId;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Delivery, DeliveryError, Outcome, progress::lock};
+use super::{
+    Delivery, DeliveryError, Outcome,
+    progress::{LaneProgress, lock},
+};
 use crate::{
     protocol::PeerState,
     store::{Buried, Fill, Final, PageStart, Progress, SentRecord},
-    types::Channel,
+    types::{Channel, Epoch, Seq},
 };
 
 impl Delivery {
@@ -54,17 +57,39 @@ impl Delivery {
         }
     }
 
+    /// Where messages of one lane stand, each named by its position and id;
+    /// `None` for those that are forgotten. And the lane's present numbering.
+    pub(super) async fn progress_of(
+        &self,
+        peer: PeerId,
+        channel: Channel,
+        messages: Vec<(Seq, String)>,
+    ) -> Result<(Epoch, Vec<Option<Progress>>), DeliveryError> {
+        let seqs: Vec<Seq> = messages.iter().map(|(seq, _)| *seq).collect();
+        let name = channel.clone();
+        let (epoch, mut found) = self.inner.store.write(move |db| db.progress_of(&peer, &name, &messages)).await?;
+        let lane = self.lane_now(&peer, &channel);
+        for (seq, progress) in seqs.into_iter().zip(&mut found) {
+            if let (Some(lane), Some(progress)) = (lane, progress)
+                && lane.has_stored(epoch, seq, *progress)
+            {
+                *progress = Progress::Done(Final::Stored);
+            }
+        }
+        Ok((epoch, found))
+    }
+
+    fn lane_now(&self, peer: &PeerId, channel: &str) -> Option<LaneProgress> {
+        Some(lock(&self.inner.peers).get(peer)?.progress.lane(channel))
+    }
+
     /// What the peer acknowledged and the store has not written yet.
     fn overlay(&self, mut record: SentRecord) -> SentRecord {
-        let peers = lock(&self.inner.peers);
-        if let Some(outbox) = peers.get(&record.peer)
-            && matches!(record.progress, Progress::Queued | Progress::Sent)
+        if let Some(lane) = self.lane_now(&record.peer, &record.channel)
+            && lane.has_stored(record.epoch, record.seq, record.progress)
         {
-            let lane = outbox.progress.lane(&record.channel);
-            if lane.epoch == record.epoch && lane.acked >= record.seq {
-                record.progress = Progress::Done(Final::Stored);
-                record.expires_at = None;
-            }
+            record.progress = Progress::Done(Final::Stored);
+            record.expires_at = None;
         }
         record
     }

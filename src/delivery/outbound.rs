@@ -5,7 +5,13 @@
 //! goes into the next. Acknowledgements are written late, together: they only
 //! tidy up, and an older state is harmless.
 
-use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use libp2p::PeerId;
 use tokio::{
@@ -25,6 +31,7 @@ use crate::{
     node::{Direction, Link, Received},
     protocol::{EphemeralEnd, Sender, SenderEffect, SenderInput},
     store::{Buried, StoreError},
+    types::Channel,
     wire::{Back, Forward, Full},
 };
 
@@ -54,6 +61,8 @@ pub(super) struct Task {
     /// The wishes are only acknowledgements, to be written by then.
     due: Option<Instant>,
     store: Option<StoreAnswer>,
+    /// Channels of messages whose ends it is writing down.
+    resolving: BTreeSet<Channel>,
     replies: HashMap<u64, oneshot::Sender<EphemeralEnd>>,
     next_key: u64,
     wanted: bool,
@@ -79,6 +88,7 @@ impl Task {
             wishes: vec![SenderEffect::Rescan],
             due: None,
             store: None,
+            resolving: BTreeSet::new(),
             replies: HashMap::new(),
             next_key: 0,
             wanted: false,
@@ -332,6 +342,14 @@ impl Task {
             return;
         }
         self.due = None;
+        self.resolving = self
+            .wishes
+            .iter()
+            .filter_map(|wish| match wish {
+                SenderEffect::Resolved { channel, .. } => Some(channel.clone()),
+                _ => None,
+            })
+            .collect();
         let (wishes, peer, store) = (std::mem::take(&mut self.wishes), self.peer, self.inner.store.clone());
         self.store = Some(Box::pin(async move {
             let run = move |db: &mut crate::store::Db| {
@@ -342,8 +360,10 @@ impl Task {
     }
 
     async fn store_answered(&mut self, done: Result<Vec<SenderInput>, StoreError>) {
+        let resolved = std::mem::take(&mut self.resolving);
         match done {
             Ok(inputs) => {
+                resolved.iter().for_each(|channel| self.outbox.progress.disturb(channel));
                 for input in inputs {
                     self.scanned |= matches!(input, SenderInput::Lanes(_));
                     match &input {

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::{
     protocol::PeerState,
+    store::Progress,
     types::{Channel, Epoch, Seq},
     wire::Limit,
 };
@@ -27,6 +28,13 @@ pub(super) struct LaneProgress {
     /// Grows whenever a position may have ended otherwise than by being
     /// stored: then only the store knows.
     pub(super) disturbed: u64,
+}
+
+impl LaneProgress {
+    /// Whether a message that the store takes to be under way is at the peer.
+    pub(super) fn has_stored(self, epoch: Epoch, seq: Seq, progress: Progress) -> bool {
+        matches!(progress, Progress::Queued | Progress::Sent) && self.epoch == epoch && self.acked >= seq
+    }
 }
 
 /// Shared between a peer's task and those who wait.

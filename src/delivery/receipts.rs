@@ -9,11 +9,11 @@ use libp2p::PeerId;
 use tokio::sync::watch;
 
 use super::{
-    Delivery, DeliveryError,
+    Delivery,
     outbox::Outbox,
     send::{Look, Pending, Sent, progress_state},
 };
-use crate::{store::Progress, types::Channel};
+use crate::types::Channel;
 
 /// Messages of one stream whose ends are waited for, each under a number of
 /// its caller's.
@@ -96,32 +96,36 @@ impl Receipts {
     }
 }
 
-/// Asks the store about each message of a disturbed lane.
+/// Asks the store, once, about the messages of a lane that has been disturbed
+/// since it was asked last.
 async fn ask_all(delivery: &Delivery, queue: &mut VecDeque<(u64, Pending)>, outbox: &Outbox) -> Vec<(u64, Sent)> {
     let mut ended = Vec::new();
-    for (number, mut pending) in std::mem::take(queue) {
-        let disturbed = outbox.progress.lane(&pending.channel).disturbed;
-        let (peer, channel) = (pending.peer, pending.channel.clone());
-        let found = delivery.find(&pending.sent.id, Some(peer), Some(channel)).await;
-        if let Err(DeliveryError::NoMessage { .. }) = found {
-            // It has ended, and so many others since that nobody knows how.
-            ended.push((number, pending.forgotten()));
+    let Some((_, first)) = queue.front() else { return ended };
+    let (peer, channel) = (first.peer, first.channel.clone());
+    let before = outbox.progress.lane(&channel);
+    let asked: Vec<bool> = queue.iter().map(|(_, pending)| matches!(pending.look(before), Look::AskStore)).collect();
+    let named = queue.iter().zip(&asked).filter(|(_, asked)| **asked);
+    let messages = named.map(|((_, pending), _)| (pending.sent.seq, pending.sent.id.clone())).collect();
+    let Ok((epoch, found)) = delivery.progress_of(peer, channel, messages).await else {
+        return ended; // They are asked about again when something moves.
+    };
+    let mut found = found.into_iter();
+    for ((number, mut pending), asked) in std::mem::take(queue).into_iter().zip(asked) {
+        if !asked {
+            queue.push_back((number, pending));
             continue;
         }
-        if let Ok(record) = found {
-            let (state, outcome) = progress_state(record.progress);
-            if state.is_final() {
-                ended.push((number, Sent { state, outcome, ..pending.sent }));
-                continue;
-            }
-            // Only a further change is a reason to ask again, unless what the
-            // peer has to tell is open.
-            (pending.epoch, pending.sent.seq) = (record.epoch, record.seq);
-            pending.disturbed = match record.progress {
-                Progress::Pending(_) => u64::MAX,
-                _ => disturbed,
-            };
+        let Some(progress) = found.next().flatten() else {
+            ended.push((number, pending.forgotten()));
+            continue;
+        };
+        let (state, outcome) = progress_state(progress);
+        if state.is_final() {
+            ended.push((number, Sent { state, outcome, ..pending.sent }));
+            continue;
         }
+        // Only a further change is a reason to ask again.
+        (pending.epoch, pending.disturbed) = (epoch, before.disturbed);
         queue.push_back((number, pending));
     }
     ended

@@ -468,6 +468,24 @@ fn lines_that_must_stay_are_not_looked_at_again_and_again() {
 }
 
 #[test]
+fn messages_of_a_lane_are_looked_up_together() {
+    let (mut db, peer) = (db(StoreOptions::default()), PeerId::random());
+    let ids = ["a", "b", "c", "d"];
+    let queued = ids.map(|id| new(db.enqueue(message(peer, id, 1, DAY), 0, 0).unwrap()));
+    db.cancel(&record(&db, "c")).unwrap();
+    db.prepare_lane(&peer, "c", queued[0].epoch, 0, &[]).unwrap();
+    db.cancel(&record(&db, "b")).unwrap();
+    db.acked(&peer, "c", queued[0].epoch, 1, queued[0].row.tag).unwrap();
+    let mut named: Vec<_> = ids.iter().zip(1..).map(|(id, seq)| (seq, (*id).to_owned())).collect();
+    named.extend([(4, "other".to_owned()), (9, "none".to_owned())]);
+    let (epoch, found) = db.progress_of(&peer, "c", &named).unwrap();
+    assert_eq!(epoch, queued[0].epoch);
+    let known = ids.map(|id| Some(record(&db, id).progress));
+    assert_eq!((&found[..4], &found[4..]), (&known[..], &[None, None][..]));
+    assert_eq!(known[3], Some(Progress::Sent));
+}
+
+#[test]
 fn a_channel_too_many_is_refused_and_looking_makes_none() {
     let (mut db, peer) = (db(StoreOptions { max_channels: 2, ..StoreOptions::default() }), PeerId::random());
     assert_eq!(db.read_inbox("looked at", 0, 1, 1).unwrap(), InboxPage::default());

@@ -205,16 +205,20 @@ const SENT: &str = "SELECT s.id, l.peer, l.channel, l.epoch, s.row, s.final, s.p
                     FROM sent s JOIN out_lane l ON l.id = s.row >> 40 \
                     LEFT JOIN outbox o ON o.row = s.row AND o.buried = 0";
 
-fn sent_record(row: &Row<'_>) -> rusqlite::Result<(SentRecord, Vec<u8>)> {
-    let number = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
-    let (seq, acked, exposed) = (position(row.get(4)?), number(9)?, number(10)?);
-    let progress = match (Final::from_number(row.get(5)?), Final::from_number(row.get(6)?)) {
+fn progress(seq: Seq, (done, pending): (i64, i64), acked: Seq, exposed: Seq) -> Progress {
+    match (Final::from_number(done), Final::from_number(pending)) {
         (Some(done), _) => Progress::Done(done),
         (None, Some(pending)) => Progress::Pending(pending),
         (None, None) if seq <= acked => Progress::Done(Final::Stored),
         (None, None) if seq <= exposed => Progress::Sent,
         (None, None) => Progress::Queued,
-    };
+    }
+}
+
+fn sent_record(row: &Row<'_>) -> rusqlite::Result<(SentRecord, Vec<u8>)> {
+    let number = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
+    let (seq, acked, exposed) = (position(row.get(4)?), number(9)?, number(10)?);
+    let progress = progress(seq, (row.get(5)?, row.get(6)?), acked, exposed);
     let record = SentRecord {
         id: row.get(0)?,
         peer: peer(&row.get::<_, Vec<u8>>(1)?)?,

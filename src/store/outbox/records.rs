@@ -37,6 +37,32 @@ impl Db {
         Ok(rows.map(|row| row.map(|(record, _)| record)).collect::<Result<_, _>>()?)
     }
 
+    /// Where messages of one lane stand, each named by its position and id;
+    /// `None` for those that are forgotten. And the lane's present numbering.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn progress_of(
+        &self,
+        peer: &PeerId,
+        channel: &str,
+        messages: &[(Seq, String)],
+    ) -> Result<(Epoch, Vec<Option<Progress>>), StoreError> {
+        let Some(lane) = self.lane(peer, channel)? else { return Ok((0, vec![None; messages.len()])) };
+        let mut statement = self.connection.prepare_cached("SELECT id, final, pending FROM sent WHERE row = ?1")?;
+        let mut look_up = |(seq, id): &(Seq, String)| {
+            let found = statement
+                .query_row([key(lane.id, *seq)], |row| {
+                    let same = row.get_ref(0)?.as_str()? == id;
+                    Ok(same.then_some((row.get(1)?, row.get(2)?)))
+                })
+                .optional()?;
+            Ok(found.flatten().map(|line| progress(*seq, line, lane.acked, lane.exposed)))
+        };
+        let found = messages.iter().map(&mut look_up).collect::<Result<_, StoreError>>()?;
+        Ok((lane.epoch, found))
+    }
+
     /// A page of unfinished messages, oldest first per lane, and where the next
     /// one begins.
     ///
