@@ -193,7 +193,8 @@ impl Db {
             })
         };
         let ((outbox, sent), (inbox, seen)) = (fill("out_lane")?, fill("origin")?);
-        (self.outbox, self.inbox, self.lines) = (outbox, inbox, Lines { sent, seen });
+        let (lanes, origins) = (self.owners_with_lines("out_lane")?, self.owners_with_lines("origin")?);
+        (self.outbox, self.inbox, self.lines) = (outbox, inbox, Lines { sent, seen, lanes, origins });
         // What it passed may be there again.
         self.passed.clear();
         Ok(())

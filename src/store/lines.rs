@@ -22,11 +22,16 @@ pub(super) const MAX_FORGOTTEN: usize = 2_000;
 /// Lanes looked at in one operation.
 const MAX_OWNERS: i64 = 64;
 
-/// Number of lines in the store.
+/// Number of lines in the store, in each direction.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Lines {
     pub(super) sent: u64,
     pub(super) seen: u64,
+    /// Lanes that have lines, as counted at the beginning of the last round of
+    /// forgetting, and those made since.
+    pub(super) lanes: u64,
+    /// The same of origins.
+    pub(super) origins: u64,
 }
 
 /// A lane or an origin that has lines.
@@ -38,16 +43,17 @@ pub(super) struct Owner {
 }
 
 impl Db {
-    /// How many lines each owner may keep now.
-    pub(super) fn lines_allowed(&self, owners: &str, all: u64) -> Result<u64, StoreError> {
+    /// How many lines each of so many owners may keep now.
+    pub(super) fn lines_allowed(&self, owners: u64, all: u64) -> u64 {
         let (max, max_all) = (self.options.max_lines, self.options.max_all_lines);
-        if all <= max_all {
-            return Ok(max);
-        }
-        // They are never deleted: the last one's number is how many there are.
-        let sql = format!("SELECT ifnull(max(id), 1) FROM {owners}");
+        if all <= max_all { max } else { (max_all / owners.max(1)).clamp(1, max) }
+    }
+
+    /// How many owners have lines: those that have none take no share.
+    pub(super) fn owners_with_lines(&self, table: &str) -> Result<u64, StoreError> {
+        let sql = format!("SELECT count(*) FROM {table} WHERE lines > 0");
         let count: i64 = self.connection.prepare_cached(&sql)?.query_row([], |row| row.get(0))?;
-        Ok((max_all / count.cast_unsigned().max(1)).clamp(1, max))
+        Ok(count.cast_unsigned())
     }
 
     /// Some owners after one, and after which to go on.

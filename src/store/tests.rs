@@ -357,6 +357,26 @@ fn ids_that_came_in_are_kept_for_a_month_and_in_bounds() {
 }
 
 #[test]
+fn peers_without_lines_take_no_share_of_them() {
+    let options = StoreOptions { max_lines: 1000, max_all_lines: 1000, ..StoreOptions::default() };
+    let mut db = db(options);
+    for _ in 0..100 {
+        let gone = PeerId::random();
+        let queued = fill(&mut db, gone, 1, 1);
+        db.acked(&gone, "c", queued.epoch, 1, queued.row.tag).unwrap();
+        db.commit_inbound(&arrival(gone), vec![inbound(1, 1, "a")]).unwrap();
+    }
+    assert_eq!((db.lines.lanes, db.lines.origins), (100, 100));
+    db.forget_sent(0, DAY + 1).unwrap();
+    db.forget_sent(64, DAY + 1).unwrap();
+    let peer = PeerId::random();
+    let queued = fill(&mut db, peer, 3000, 10 * DAY);
+    db.acked(&peer, "c", queued.epoch, 3000, queued.row.tag).unwrap();
+    while db.forget_sent(0, 0).unwrap() == Some(100) {}
+    assert_eq!((lines(&db, "sent"), db.lines.lanes), (1000, 1));
+}
+
+#[test]
 fn what_was_sent_is_kept_in_bounds_unless_it_is_not_finished() {
     let options = StoreOptions { max_lines: 1000, max_all_lines: 5000, ..StoreOptions::default() };
     let (mut db, peer) = (db(options), PeerId::random());

@@ -182,6 +182,8 @@ impl Db {
                 .prepare_cached("UPDATE origin SET line = ?2, lines = lines + ?3 WHERE id = ?1")?
                 .execute(params![ends.origin.id, ends.line.cast_signed(), ends.added])?;
             self.lines.seen = self.lines.seen.saturating_add_signed(ends.added);
+            // Its first lines.
+            self.lines.origins += u64::from(ends.origin.line == 0 && ends.line > 0);
             self.trim_seen(ends.origin.id, ends.origin.line, ends.line)?;
         }
         Ok(())

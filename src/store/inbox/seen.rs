@@ -138,7 +138,7 @@ impl Db {
         if before / TRIM_EVERY == line / TRIM_EVERY {
             return Ok(());
         }
-        let upto = line.saturating_sub(self.lines_allowed("origin", self.lines.seen)?);
+        let upto = line.saturating_sub(self.lines_allowed(self.lines.origins, self.lines.seen));
         let limit = 2 * (line - before + TRIM_EVERY);
         self.forget_seen_upto(origin, upto, usize::try_from(limit).unwrap_or(usize::MAX))?;
         Ok(())
@@ -168,7 +168,10 @@ impl Db {
     /// # Errors
     /// When SQLite refuses.
     pub fn forget_seen(&mut self, after: i64, now: Millis) -> Result<Option<i64>, StoreError> {
-        let allowed = self.lines_allowed("origin", self.lines.seen)?;
+        if after == 0 {
+            self.lines.origins = self.owners_with_lines("origin")?;
+        }
+        let allowed = self.lines_allowed(self.lines.origins, self.lines.seen);
         let mut left = MAX_FORGOTTEN;
         let (owners, last) = self.owners_after("SELECT id, line, 0 FROM origin WHERE id > ?1 AND lines > 0", after)?;
         for owner in owners {

@@ -351,6 +351,7 @@ impl Db {
             .prepare_cached("INSERT INTO out_lane (peer, channel, epoch) VALUES (?1, ?2, ?3)")?
             .execute(params![peer.to_bytes(), channel, epoch.cast_signed()])?;
         let id = self.connection.last_insert_rowid();
+        self.lines.lanes += 1;
         Ok(LaneRow { id, epoch, acked: 0, acked_tag: 0, last: 0, exposed: 0 })
     }
 

@@ -115,7 +115,7 @@ impl Db {
 
     /// Keeps pace with what is added to a lane's lines.
     pub(super) fn trim_sent(&mut self, lane: i64, last: Seq, acked: Seq) -> Result<(), StoreError> {
-        let upto = last.saturating_sub(self.lines_allowed("out_lane", self.lines.sent)?);
+        let upto = last.saturating_sub(self.lines_allowed(self.lines.lanes, self.lines.sent));
         self.forget_sent_upto(lane, upto, acked, 2 * TRIM_EVERY as usize)?;
         Ok(())
     }
@@ -171,7 +171,10 @@ impl Db {
     /// # Errors
     /// When SQLite refuses.
     pub fn forget_sent(&mut self, after: i64, now: Millis) -> Result<Option<i64>, StoreError> {
-        let allowed = self.lines_allowed("out_lane", self.lines.sent)?;
+        if after == 0 {
+            self.lines.lanes = self.owners_with_lines("out_lane")?;
+        }
+        let allowed = self.lines_allowed(self.lines.lanes, self.lines.sent);
         let mut left = MAX_FORGOTTEN;
         let (lanes, last) =
             self.owners_after("SELECT id, last, acked FROM out_lane WHERE id > ?1 AND lines > 0", after)?;
