@@ -110,7 +110,7 @@ impl Db {
     pub fn open(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         let named = |error: StoreError| match error {
             error if error.is_damage() => StoreError::Damaged { path: path.to_owned(), cause: error.to_string() },
-            StoreError::Sqlite(cause) => StoreError::Open { path: path.to_owned(), cause: cause.to_string() },
+            StoreError::Sqlite(cause) => StoreError::open(path, &cause),
             other => other,
         };
         let connection = Connection::open(path).map_err(|error| named(error.into()))?;

@@ -1,6 +1,9 @@
 //! What can go wrong with the store.
 
-use std::path::PathBuf;
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 /// Why a store operation failed. Nothing of a failed operation is on disk.
 #[derive(Debug, thiserror::Error)]
@@ -20,12 +23,14 @@ pub enum StoreError {
         cause: String,
     },
     /// The file cannot be opened.
-    #[error("the store {} cannot be opened: {cause}; check that it is a file which this user may read and write", path.display())]
+    #[error("the store {} cannot be opened: {cause}; {remedy}", path.display())]
     Open {
         /// The file.
         path: PathBuf,
         /// What SQLite or the system said.
         cause: String,
+        /// What to do about it.
+        remedy: &'static str,
     },
     /// The file belongs to another program.
     #[error("the store's file belongs to another program; choose another state directory with --state-dir")]
@@ -52,7 +57,45 @@ pub enum StoreError {
     Commit(String),
 }
 
+const PERMISSIONS: &str =
+    "check that it is a file in a directory that exists, and that this user may read and write both";
+const SPACE: &str = "make room on its disk, or raise this user's quota";
+const IN_USE: &str = "another program has it open: stop that one, or choose another state directory with --state-dir";
+const DISK: &str = "look for errors of the disk in the system's log";
+const SYSTEM: &str = "try again once the system has the memory, threads and open files that it lacks";
+
 impl StoreError {
+    /// The file at `path` cannot be opened, as SQLite says.
+    pub(super) fn open(path: &Path, error: &rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode as Code;
+        let remedy = match error.sqlite_error_code() {
+            Some(Code::DiskFull) => SPACE,
+            Some(Code::DatabaseBusy | Code::DatabaseLocked | Code::FileLockingProtocolFailed) => IN_USE,
+            Some(
+                Code::CannotOpen | Code::PermissionDenied | Code::ReadOnly | Code::AuthorizationForStatementDenied,
+            ) => PERMISSIONS,
+            Some(Code::OutOfMemory) => SYSTEM,
+            _ => DISK,
+        };
+        Self::Open { path: path.to_owned(), cause: error.to_string(), remedy }
+    }
+
+    /// The file at `path` cannot be opened, as the system says.
+    pub(super) fn open_io(path: &Path, error: &io::Error) -> Self {
+        use io::ErrorKind as Kind;
+        let remedy = match error.kind() {
+            Kind::StorageFull | Kind::QuotaExceeded => SPACE,
+            Kind::PermissionDenied
+            | Kind::NotFound
+            | Kind::IsADirectory
+            | Kind::NotADirectory
+            | Kind::ReadOnlyFilesystem => PERMISSIONS,
+            Kind::WouldBlock | Kind::OutOfMemory => SYSTEM,
+            _ => DISK,
+        };
+        Self::Open { path: path.to_owned(), cause: error.to_string(), remedy }
+    }
+
     /// The disk, or the quota on it, is full.
     #[must_use]
     pub fn is_full(&self) -> bool {

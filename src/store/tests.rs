@@ -205,6 +205,27 @@ fn a_foreign_or_newer_file_is_refused_and_left_alone() {
 }
 
 #[test]
+fn a_store_that_cannot_be_opened_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |path: &std::path::Path| Store::open(path, StoreOptions::default()).unwrap_err().to_string();
+    for path in [dir.path().to_owned(), dir.path().join("none/store.db")] {
+        assert!(open(&path).contains("this user may read and write"), "{}", open(&path));
+    }
+    let failed = |code| {
+        let error = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+        StoreError::open(dir.path(), &error).to_string()
+    };
+    for (code, remedy) in [
+        (rusqlite::ffi::SQLITE_FULL, "make room"),
+        (rusqlite::ffi::SQLITE_BUSY, "another program has it open"),
+        (rusqlite::ffi::SQLITE_IOERR, "the system's log"),
+        (rusqlite::ffi::SQLITE_READONLY, "read and write"),
+    ] {
+        assert!(failed(code).contains(remedy), "{}", failed(code));
+    }
+}
+
+#[test]
 fn a_hole_in_a_lane_is_told_as_one() {
     let (mut db, peer) = (db(StoreOptions::default()), PeerId::random());
     let epoch = new(db.enqueue(message(peer, "a", 1, 10), 0, 0).unwrap()).epoch;

@@ -55,7 +55,7 @@ impl Store {
     /// # Errors
     /// See [`Db::open`].
     pub fn open(path: &Path, options: StoreOptions) -> Result<(Self, Vec<JoinHandle<()>>), StoreError> {
-        keep_private(path).map_err(|error| StoreError::Open { path: path.to_owned(), cause: error.to_string() })?;
+        keep_private(path).map_err(|error| StoreError::open_io(path, &error))?;
         let db = Db::open(path, options)?;
         let path = Arc::new(path.to_owned());
         let reader = Reader::open(&path)?;
@@ -65,7 +65,7 @@ impl Store {
             std::thread::Builder::new()
                 .name(name.to_owned())
                 .spawn(work)
-                .map_err(|error| StoreError::Open { path: (*path).clone(), cause: error.to_string() })
+                .map_err(|error| StoreError::open_io(&path, &error))
         };
         let threads = vec![
             spawn("store-write", Box::new(move || write_loop(db, &write_jobs)))?,
