@@ -74,7 +74,8 @@ impl Reading {
     /// # Errors
     /// The boot id or the boot clock cannot be read.
     pub fn take(mark: Option<&ClockMark>) -> io::Result<Self> {
-        let boot_id = fs::read_to_string(BOOT_ID)?.trim().to_owned();
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{BOOT_ID}: {error}"));
+        let boot_id = fs::read_to_string(BOOT_ID).map_err(named)?.trim().to_owned();
         let other_boot = mark.is_some_and(|mark| mark.boot_id != boot_id);
         Ok(Self { wall_ms: wall_ms(), boot_ms: boot_ms()?, boot_id, synchronised: other_boot && synchronised() })
     }

@@ -26,6 +26,7 @@ use crate::{
     identity::{self, IdentityError},
     shutdown,
     store::{Reader, Store, StoreError, StoreOptions, Synchronous},
+    supervisor,
     swarm::{self, BoundAddress, ConnectionLimits, Network, SwarmConfig, SwarmError},
     telemetry,
 };
@@ -185,6 +186,7 @@ impl Daemon {
         let (grace, socket) = (settings.shutdown_grace, settings.socket.clone());
         let api = Api::new(delivery.clone(), settings, stop.clone());
         let mut server = tokio::spawn(api::serve(api, listener, stop.clone()));
+        tokio::spawn(supervisor::report(socket.clone(), node.clone(), stop.clone()));
         let mut served = false;
         let failure = tokio::select! {
             // A stop ends the server too, perhaps before this is looked at.
@@ -201,6 +203,7 @@ impl Daemon {
             }
         };
         tracing::info!(grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX), "shutting down");
+        supervisor::stopping();
         stop.cancel();
         // Calls get a part of the grace; a client that keeps its connection
         // open would hold the server for ever.

@@ -14,6 +14,7 @@ pub mod node;
 pub mod protocol;
 pub mod shutdown;
 pub mod store;
+pub mod supervisor;
 pub mod swarm;
 pub mod telemetry;
 pub mod types;

@@ -74,6 +74,9 @@ pub(super) enum Command {
     Version,
     /// Print completions for a shell
     Completions(shell::CompletionsArgs),
+    /// Write the man pages into a directory; for packages
+    #[command(hide = true)]
+    Man(shell::ManArgs),
 }
 
 /// Commands that talk to a daemon.

@@ -49,6 +49,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => run::run(args, cli.global),
         Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
         Command::Version => shell::version(Out::new(cli.global.json)),
         Command::Client(command) => in_runtime(command, &cli.global),
     };

@@ -1,4 +1,6 @@
-//! `completions` and `version`: no daemon needed.
+//! `completions`, `man` and `version`: no daemon needed.
+
+use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
@@ -23,6 +25,20 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "p2p-node", &mut script);
     Out::new(false).bytes(&script)
+}
+
+/// Arguments of `man`.
+#[derive(Debug, Args)]
+pub(super) struct ManArgs {
+    /// Where to write the pages
+    directory: PathBuf,
+}
+
+/// Writes a man page for each command, made from the definition of the command
+/// line.
+pub(super) fn man(args: &ManArgs) -> Result<(), Failure> {
+    clap_mangen::generate_to(Cli::command(), &args.directory)
+        .map_err(|error| Failure::Failed(format!("cannot write man pages to {}: {error}", args.directory.display())))
 }
 
 /// Prints the version of this executable.

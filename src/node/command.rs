@@ -25,6 +25,8 @@ pub enum Command {
     View(Reply<NetworkView>),
     /// The state of one peer.
     ViewPeer(PeerId, Reply<Option<PeerView>>),
+    /// Answers: a sign that the task goes round.
+    Beat(Reply<()>),
     /// Open no more links or connections; those open stay.
     Drain,
 }

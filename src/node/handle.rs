@@ -156,6 +156,14 @@ impl Node {
         self.ask(|reply| Command::ViewPeer(peer, reply)).await
     }
 
+    /// Answers once the network's task has come round to it.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub async fn beat(&self) -> Result<(), NodeError> {
+        self.ask(Command::Beat).await
+    }
+
     /// Stops opening links and connections.
     ///
     /// # Errors

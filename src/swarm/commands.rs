@@ -26,6 +26,7 @@ impl Task {
             Command::Want(peer, wanted) => self.want(peer, wanted, now),
             Command::View(reply) => drop(reply.send(self.view())),
             Command::ViewPeer(peer, reply) => drop(reply.send(self.peers.get(&peer).map(|entry| entry.view(peer)))),
+            Command::Beat(reply) => drop(reply.send(())),
             Command::Drain => self.drain(now),
         }
         true
