@@ -3,11 +3,14 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
+use libp2p::PeerId;
 
 /// Most bytes of a message id, a channel or a consumer's name.
 pub const MAX_NAME_BYTES: usize = 128;
 /// Most bytes of a message's `type` and `reply_to`.
 pub const MAX_TYPE_BYTES: usize = 256;
+/// Most bytes of the name of a node or of a peer.
+pub const MAX_ALIAS_BYTES: usize = 64;
 /// Most entries of a message's metadata.
 pub const MAX_METADATA_ENTRIES: usize = 64;
 /// Most bytes of a message's metadata, keys and values together.
@@ -34,6 +37,26 @@ pub const MAX_SEQ: Seq = 1 << 62;
 /// Random mark of a stored row, by which two sides notice that one of them was
 /// restored from an older copy of its store.
 pub type Tag = u64;
+
+/// Whether a node or a peer may be called so: what can be typed anywhere
+/// without quotes, and is no peer id.
+#[must_use]
+pub fn is_alias(name: &str) -> bool {
+    let fits = (1..=MAX_ALIAS_BYTES).contains(&name.len()) && name.chars().all(fits_alias);
+    fits && name.parse::<PeerId>().is_err()
+}
+
+/// The nearest alias to a text; `None` if nothing of it can be used.
+#[must_use]
+pub fn to_alias(text: &str) -> Option<String> {
+    let plain: String = text.chars().take(MAX_ALIAS_BYTES).map(|c| if fits_alias(c) { c } else { '-' }).collect();
+    let plain = plain.trim_matches(['-', '.']);
+    is_alias(plain).then(|| plain.to_owned())
+}
+
+fn fits_alias(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
+}
 
 /// What an app hands over: a message without its place in any order.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -94,5 +117,31 @@ impl fmt::Display for Route {
             Self::Direct => "direct",
             Self::Relayed => "relayed",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_becomes_an_alias() {
+        let id = PeerId::random().to_string();
+        let long = "x".repeat(100);
+        for (text, alias) in [
+            ("laptop", Some("laptop")),
+            ("pi.home.arpa", Some("pi.home.arpa")),
+            ("Anna's Mac", Some("Anna-s-Mac")),
+            ("\u{202e}evil\n", Some("evil")),
+            ("...", None),
+            ("", None),
+            ("日本", None),
+            (id.as_str(), None),
+            (long.as_str(), Some(&long[..MAX_ALIAS_BYTES])),
+        ] {
+            assert_eq!(to_alias(text).as_deref(), alias, "{text:?}");
+            assert!(alias.is_none_or(is_alias), "{text:?}");
+        }
+        assert!(!is_alias(&long) && !is_alias(&id) && !is_alias("a b"));
     }
 }

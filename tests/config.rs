@@ -18,6 +18,7 @@ const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml"
 fn user() -> Environment {
     Environment {
         uid: 1000,
+        host_name: Some("pi".into()),
         current_dir: Some("/srv/p2p".into()),
         home: Some("/home/pi".into()),
         xdg_runtime_dir: Some("/run/user/1000".into()),
@@ -87,6 +88,7 @@ fn a_file_sets_everything() {
     let toml = load(&with_file(format!("{FIXTURES}/valid/full.toml")), &user()).unwrap();
     let json = load(&with_file(format!("{FIXTURES}/valid/full.json")), &user()).unwrap();
     assert_eq!(toml, json);
+    assert_eq!(toml.name, "sensor-1.attic");
     assert_eq!(toml.state_dir, Path::new("/srv/p2p"));
     assert_eq!(toml.socket_group, "apps");
     let listen: Vec<(String, bool)> = toml.listen.iter().map(|at| (at.addr.to_string(), at.required)).collect();
@@ -206,6 +208,7 @@ fn variables_of_the_process_are_captured() {
         assert_eq!(settings.state_dir, Path::new("/state/first"));
         assert_eq!(settings.socket, Path::new("/run/user/7/p2p-node/p2p-node.sock"));
         assert_eq!(settings.socket_group, "007");
+        assert!(!settings.name.is_empty());
         assert_eq!(settings.limits.max_streams, 16);
         assert_eq!(settings.listen.len(), 2);
         return;
@@ -244,6 +247,23 @@ fn the_system_file_is_read_if_it_is_there() {
     assert_eq!(load(&Flags::default(), &env).unwrap(), defaults());
     fs::write(&file, "log = \"warn\"\n").unwrap();
     assert_eq!(load(&Flags::default(), &env).unwrap().log, "warn");
+}
+
+#[test]
+fn a_node_is_called_as_its_host() {
+    let name = |host: Option<&str>| {
+        let env = Environment { host_name: host.map(str::to_owned), ..user() };
+        load(&Flags::default(), &env).unwrap().name
+    };
+    assert_eq!(name(Some("pi")), "pi");
+    assert_eq!(name(Some("Anna's Mac")), "Anna-s-Mac");
+    assert_eq!(name(Some("日本")), "p2p-node");
+    assert_eq!(name(None), "p2p-node");
+    assert_eq!(load(&Flags::default(), &variables(&[("name", "attic")])).unwrap().name, "attic");
+    for bad in ["", "two words", "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp", &"x".repeat(65)] {
+        let text = refused(&Flags::default(), &variables(&[("name", bad)])).to_string();
+        assert!(text.contains("(from P2P_NODE_NAME): must have 1 to 64 letters"), "{text}");
+    }
 }
 
 #[test]

@@ -13,11 +13,12 @@ use crate::{
     delivery::{Delivered, Outcome, Sent, State},
     proto,
     store::{Final, Progress, SentRecord, Trust},
-    types::{Channel, Content, MAX_METADATA_BYTES, MAX_METADATA_ENTRIES, MAX_NAME_BYTES, MAX_TYPE_BYTES, Route},
+    types::{
+        Channel, Content, MAX_ALIAS_BYTES, MAX_METADATA_BYTES, MAX_METADATA_ENTRIES, MAX_NAME_BYTES, MAX_TYPE_BYTES,
+        Route, is_alias,
+    },
 };
 
-/// Longest alias, in characters.
-const MAX_ALIAS: usize = 64;
 /// Longest multiaddr that is read.
 const MAX_ADDRESS_BYTES: usize = 1024;
 /// Characters of a peer id: the longest has 42 bytes, 58 in base58; as a CID it
@@ -127,14 +128,11 @@ pub(super) fn alias(name: &str) -> Result<Option<String>, Status> {
     if name.is_empty() {
         return Ok(None);
     }
-    let fits = name.len() <= MAX_ALIAS
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-        && peer_id(name).is_none();
-    if fits {
+    if is_alias(name) {
         return Ok(Some(name.to_owned()));
     }
     let text = format!(
-        "alias is {}, {} bytes long; the limit is {MAX_ALIAS}: choose one of letters, digits, \"-\", \"_\" and \".\" that is no peer id",
+        "alias is {}, {} bytes long; the limit is {MAX_ALIAS_BYTES}: choose one of letters, digits, \"-\", \"_\" and \".\" that is no peer id",
         shown(name),
         name.len()
     );

@@ -58,6 +58,7 @@ impl Api {
             lost_by_restore: lost,
             trust_open: settings.trust_open,
             state_dir: settings.state_dir.display().to_string(),
+            name: settings.name.clone(),
         })
     }
 }

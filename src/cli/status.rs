@@ -21,6 +21,7 @@ pub(super) async fn status(global: &Global, out: Out) -> Result<(), Failure> {
 fn text(status: &StatusResponse) -> String {
     let mut table = Table::default();
     let mut row = |name: &str, value: String| table.row(vec![name.to_owned(), value]);
+    row("name", clean(&status.name));
     row("peer id", status.peer_id.clone());
     row("state", states(&status.states));
     row("version", format!("p2p-node {}, up {}", status.version, duration(status.uptime_ms)));
@@ -89,6 +90,7 @@ mod tests {
     #[test]
     fn what_a_person_wants_comes_first() {
         let status = StatusResponse {
+            name: "pi".into(),
             peer_id: "12D3KooW".into(),
             version: "0.1.0".into(),
             uptime_ms: 61_000,
@@ -100,11 +102,12 @@ mod tests {
         };
         let text = text(&status);
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines[0], "peer id    12D3KooW");
-        assert_eq!(lines[1], "state      listening, DEGRADED (see problems)");
-        assert_eq!(lines[2], "version    p2p-node 0.1.0, up 1m 1s");
-        assert_eq!(lines[3], "addresses  /ip4/1.2.3.4/tcp/1");
-        assert_eq!(lines[4], "           /ip4/1.2.3.4/tcp/2");
+        assert_eq!(lines[0], "name       pi");
+        assert_eq!(lines[1], "peer id    12D3KooW");
+        assert_eq!(lines[2], "state      listening, DEGRADED (see problems)");
+        assert_eq!(lines[3], "version    p2p-node 0.1.0, up 1m 1s");
+        assert_eq!(lines[4], "addresses  /ip4/1.2.3.4/tcp/1");
+        assert_eq!(lines[5], "           /ip4/1.2.3.4/tcp/2");
         assert!(text.contains("outbox     1 message, 2.0 KiB of 1.0 GiB"), "{text}");
         assert!(text.ends_with("problems   disk\\u{1b} full\n"), "{text}");
     }

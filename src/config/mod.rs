@@ -35,6 +35,8 @@ pub const ENV_PREFIX: &str = "P2P_NODE_";
 pub struct Environment {
     /// The user that the daemon runs as.
     pub uid: u32,
+    /// The name of this host.
+    pub host_name: Option<String>,
     /// What relative paths are relative to.
     pub current_dir: Option<PathBuf>,
     /// `$HOME`
@@ -60,6 +62,7 @@ impl Environment {
     pub fn capture() -> Self {
         Self {
             uid: nix::unistd::geteuid().as_raw(),
+            host_name: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),
             current_dir: std::env::current_dir().ok(),
             home: paths::variable("HOME"),
             xdg_state_home: paths::variable("XDG_STATE_HOME"),

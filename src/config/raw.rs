@@ -43,6 +43,7 @@ pub(super) struct Written<T> {
 /// All settings, as far as they were written.
 #[derive(Debug)]
 pub(super) struct Raw {
+    pub(super) name: Text,
     pub(super) state_dir: Text,
     pub(super) socket_group: Text,
     pub(super) listen: Option<Written<Vec<String>>>,
@@ -69,6 +70,7 @@ pub(super) type Text = Option<Written<String>>;
 pub(super) fn read(layers: &Figment, problems: &mut Vec<Problem>) -> Raw {
     let mut reader = Reader { layers, known: Vec::new(), problems };
     let raw = Raw {
+        name: reader.text("name"),
         state_dir: reader.text("state_dir"),
         socket_group: reader.text("socket_group"),
         listen: reader.list("listen"),

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     telemetry,
-    types::{Content, MAX_HEADER_BYTES, MESSAGE_BYTES_RANGE},
+    types::{Content, MAX_ALIAS_BYTES, MAX_HEADER_BYTES, MESSAGE_BYTES_RANGE, is_alias, to_alias},
 };
 
 const KIB: u64 = 1024;
@@ -22,6 +22,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 const DEFAULT_LISTEN: [&str; 4] =
     ["/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4001", "/ip6/::/udp/4001/quic-v1", "/ip6/::/tcp/4001"];
+/// The name of a node on a host whose own cannot be used.
+const FALLBACK_NAME: &str = "p2p-node";
 /// Each address costs a socket, and each is told to every peer.
 const MAX_LISTEN: usize = 16;
 /// As `useradd` has it.
@@ -34,6 +36,8 @@ const MIN_MEMORY_BYTES: u64 = 64 * MIB;
 /// Validated settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
+    /// What this node calls itself to others; see [`crate::types::is_alias`].
+    pub name: String,
     /// Directory of identity and store.
     pub state_dir: PathBuf,
     /// Socket of the API; at most [`super::MAX_SOCKET_PATH_BYTES`] long.
@@ -96,6 +100,7 @@ pub(super) fn validate(raw: Raw, flags: &Flags, env: &Environment, problems: &mu
     let socket = paths::socket(flags, env, problems);
     let mut check = Check { problems };
     let settings = Settings {
+        name: check.name(raw.name, env.host_name.as_deref()),
         socket_group: check.group(raw.socket_group),
         listen: check.listen(raw.listen),
         mdns: check.switch(raw.mdns, true),
@@ -197,6 +202,19 @@ impl Check<'_> {
         self.parsed(written, "info".to_owned(), |text| match telemetry::parse_filter(text) {
             Ok(_) => Ok(text.to_owned()),
             Err(error) => Err(error.to_string()),
+        })
+    }
+
+    fn name(&mut self, written: Text, host: Option<&str>) -> String {
+        let default = host.and_then(to_alias).unwrap_or_else(|| FALLBACK_NAME.to_owned());
+        self.parsed(written, default, |text| {
+            if is_alias(text) {
+                return Ok(text.to_owned());
+            }
+            Err(format!(
+                "must have 1 to {MAX_ALIAS_BYTES} letters, digits, \"-\", \"_\" or \".\", and be no peer id; \
+                 leave it out for the name of this host"
+            ))
         })
     }
 
