@@ -169,8 +169,11 @@ impl Daemon {
         let stop_swarm = CancellationToken::new();
         let network = start_network(&settings, keypair, ports.as_deref().unwrap_or_default(), &stop_swarm).await?;
         remember_ports(&store, &settings, &network.bound).await?;
-        let options =
-            DeliveryOptions { max_message_bytes: settings.limits.max_message_bytes, trust_open: settings.trust_open };
+        let options = DeliveryOptions {
+            max_message_bytes: settings.limits.max_message_bytes,
+            trust_open: settings.trust_open,
+            name: settings.name.clone(),
+        };
         let delivery = Delivery::new(store, network.node.clone(), Arc::new(clock), options).await?;
         if !clean {
             check_in_background(delivery.clone(), path);

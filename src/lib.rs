@@ -17,6 +17,7 @@ pub mod store;
 pub mod supervisor;
 pub mod swarm;
 pub mod telemetry;
+pub mod ticket;
 pub mod types;
 pub mod wire;
 

@@ -6,7 +6,12 @@ use libp2p::PeerId;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::{delivery::DeliveryError, node::NodeError, store::Changed};
+use crate::{
+    delivery::{DeliveryError, InviteError, JoinError},
+    node::NodeError,
+    store::{Changed, MAX_OPEN_INVITES},
+    ticket::TicketError,
+};
 
 /// Names the source of error details.
 const DOMAIN: &str = "p2p-node";
@@ -76,7 +81,7 @@ pub(super) fn book(change: &Changed, alias: &str) -> Status {
     match change {
         Changed::AliasTaken(holder) => {
             let text = format!("alias {alias:?} belongs to peer {holder}; choose another, or remove that peer first");
-            with_info(Code::AlreadyExists, text, "ALIAS_TAKEN", &[("peer", holder.to_string())])
+            alias_taken(text, holder)
         }
         Changed::Full { limit: what, max } => {
             let text = format!(
@@ -140,9 +145,61 @@ impl From<NodeError> for Status {
             NodeError::NoAddress(_) => with_info(Code::FailedPrecondition, text, "NO_ADDRESS", &[]),
             NodeError::Unreachable { .. } => with_info(Code::Unavailable, text, "UNREACHABLE", &[]),
             NodeError::Limit(_) => with_info(Code::ResourceExhausted, text, "LIMIT", &[("owner", "LOCAL".into())]),
+            NodeError::NotJoined(..) => with_info(Code::Unavailable, text, "NOT_JOINED", &[]),
             NodeError::NoPong(..) => with_info(Code::Unavailable, text, "NO_PONG", &[]),
             NodeError::Timeout(_) => with_info(Code::DeadlineExceeded, text, "TIMEOUT", &[]),
             NodeError::Closed => shutting_down(),
         }
     }
+}
+
+/// INVALID_ARGUMENT about a text that is no ticket.
+pub(super) fn bad_ticket(error: &TicketError) -> Status {
+    let text = error.to_string();
+    let mut details = ErrorDetails::with_error_info("TICKET_MALFORMED", DOMAIN, HashMap::new());
+    details.add_bad_request_violation("ticket", text.clone());
+    Status::with_error_details(Code::InvalidArgument, text, details)
+}
+
+impl From<InviteError> for Status {
+    fn from(error: InviteError) -> Self {
+        let text = error.to_string();
+        match error {
+            InviteError::AliasTaken { holder, .. } => alias_taken(text, &holder),
+            InviteError::Full => limit(text, "open tickets", Some(MAX_OPEN_INVITES), MAX_OPEN_INVITES),
+            InviteError::Ticket(_) => with_info(Code::Internal, text, "TICKET", &[]),
+            InviteError::Delivery(error) => error.into(),
+        }
+    }
+}
+
+impl From<JoinError> for Status {
+    fn from(error: JoinError) -> Self {
+        let text = error.to_string();
+        match error {
+            JoinError::Own => with_info(Code::InvalidArgument, text, "TICKET_OWN", &[]),
+            JoinError::Blocked(peer) => {
+                with_info(Code::FailedPrecondition, text, "PEER_BLOCKED", &[("peer", peer.to_string())])
+            }
+            JoinError::AliasTaken { holder, .. } => alias_taken(text, &holder),
+            JoinError::Expired(_) => with_info(Code::FailedPrecondition, text, "TICKET_EXPIRED", &[]),
+            JoinError::Used => with_info(Code::FailedPrecondition, text, "TICKET_USED", &[]),
+            JoinError::Unknown => with_info(Code::FailedPrecondition, text, "TICKET_UNKNOWN", &[]),
+            JoinError::TooMany => with_info(
+                Code::ResourceExhausted,
+                text,
+                "TOO_MANY_TRIES",
+                &[("limit", "tries with tickets in a minute".into()), ("owner", "REMOTE".into())],
+            ),
+            JoinError::Unable(_) => with_info(Code::Unavailable, text, "INVITER_UNABLE", &[]),
+            JoinError::Unreachable { .. } => with_info(Code::Unavailable, text, "UNREACHABLE", &[]),
+            JoinError::Full { limit: what, max } => limit(text, what, None, max),
+            JoinError::Node(error) => error.into(),
+            JoinError::Delivery(error) => error.into(),
+        }
+    }
+}
+
+fn alias_taken(text: String, holder: &libp2p::PeerId) -> Status {
+    with_info(Code::AlreadyExists, text, "ALIAS_TAKEN", &[("peer", holder.to_string())])
 }

@@ -4,6 +4,7 @@
 
 mod convert;
 mod errors;
+mod join;
 mod messages;
 mod peers;
 mod server;

@@ -73,6 +73,14 @@ impl P2p for Api {
         self.block_peer(request.into_inner()).await.map(Response::new)
     }
 
+    async fn invite(&self, request: Request<proto::InviteRequest>) -> Answer<proto::InviteResponse> {
+        self.invite_one(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn join(&self, request: Request<proto::JoinRequest>) -> Answer<proto::JoinResponse> {
+        self.join_one(request).await.map(Response::new)
+    }
+
     async fn status(&self, _: Request<proto::StatusRequest>) -> Answer<proto::StatusResponse> {
         self.condition().await.map(Response::new)
     }

@@ -4,14 +4,15 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, builder::OsStringValueParser};
 
-use super::{listen::ListenArgs, peers, queue::QueueCommand, reach, run::RunArgs, send::SendArgs, shell};
+use super::{join, listen::ListenArgs, peers, queue::QueueCommand, reach, run::RunArgs, send::SendArgs, shell};
 
 const EXAMPLES: &str = "\
 Examples:
   p2p-node demo                            see it work, without any setup
   p2p-node run                             start a node in this terminal
   p2p-node status                          what is my peer id, am I connected?
-  p2p-node peer add 12D3Koo... --alias pi  trust a peer and name it
+  p2p-node invite                          let another node join this one...
+  p2p-node join MFRGG...                   ...over there
   p2p-node send pi 'hello'                 send it a message
   p2p-node listen                          print what arrives
 
@@ -88,6 +89,10 @@ pub(super) enum ClientCommand {
     Status,
     /// Show all peers: known, connected and seen on the local network
     Peers(peers::PeersArgs),
+    /// Let another node join: print a ticket for it
+    Invite(join::InviteArgs),
+    /// Join the node that made a ticket
+    Join(join::JoinArgs),
     /// Send a message to a peer
     Send(SendArgs),
     /// Print messages as they arrive
@@ -150,6 +155,11 @@ mod tests {
             "p2p-node send pi hello --type t --channel c --wait queued --timeout 10s --ttl 7d --id 1 --ephemeral --reply-to 2 --meta a=b --meta c=d=e",
             "p2p-node send pi --file /x --wait stored",
             "p2p-node listen --channel c --consumer n --max 3 --peek",
+            "p2p-node invite",
+            "p2p-node invite --expires 10m --alias laptop",
+            "p2p-node join MFRGG --alias pi",
+            "p2p-node join MFRGG ABC",
+            "p2p-node join -",
             "p2p-node queue ls --peer pi --channel c",
             "p2p-node queue rm 1 --peer pi --channel c",
             "p2p-node peer add x --alias a --address /ip4/1.2.3.4/tcp/1 --address /ip4/1.2.3.4/tcp/2 --pinned",
@@ -170,6 +180,8 @@ mod tests {
             "p2p-node nothing",
             "p2p-node run --trust maybe",
             "p2p-node send",
+            "p2p-node invite --expires soon",
+            "p2p-node join",
             "p2p-node send pi hello --file /x",
             "p2p-node send pi hello --wait consumed",
             "p2p-node send pi hello --meta novalue",

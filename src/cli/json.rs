@@ -31,6 +31,8 @@ printed!(
     ConnectResponse,
     Delivery,
     DisconnectResponse,
+    InviteResponse,
+    JoinResponse,
     Peer,
     PingResponse,
     RemovePeerResponse,
@@ -153,6 +155,8 @@ mod tests {
         check::<proto::ConnectResponse>();
         check::<proto::Delivery>();
         check::<proto::DisconnectResponse>();
+        check::<proto::InviteResponse>();
+        check::<proto::JoinResponse>();
         check::<proto::Peer>();
         check::<proto::PingResponse>();
         check::<proto::RemovePeerResponse>();

@@ -8,6 +8,7 @@ mod args;
 mod client;
 mod demo;
 mod errors;
+mod join;
 mod json;
 mod listen;
 mod output;
@@ -81,6 +82,8 @@ async fn dispatch(command: ClientCommand, global: &Global) -> Result<(), Failure
         ClientCommand::Status => status::status(global, out).await,
         ClientCommand::Peers(args) => peers::list(&args, global, out).await,
         ClientCommand::Peer(command) => peers::peer(command, global, out).await,
+        ClientCommand::Invite(args) => join::invite(args, global, out).await,
+        ClientCommand::Join(args) => join::join(args, global, out).await,
         ClientCommand::Send(args) => Box::pin(send::send(args, global, out)).await,
         ClientCommand::Listen(args) => listen::listen(args, global, out).await,
         ClientCommand::Queue(command) => queue::queue(command, global, out).await,

@@ -75,7 +75,7 @@ impl Delivery {
     /// Makes one change of the book after another, so that disk, cache and
     /// network see them in one order. It runs to its end even if the caller
     /// goes: the network must not miss what is on disk.
-    async fn in_turn<T: Send + 'static>(
+    pub(super) async fn in_turn<T: Send + 'static>(
         &self,
         change: impl Future<Output = Result<T, DeliveryError>> + Send + 'static,
     ) -> Result<T, DeliveryError> {
@@ -147,11 +147,17 @@ impl Delivery {
             let put = move |db: &mut Db| Ok((db.put_peer(&change)?, db.peer(&change.peer)?));
             let done = delivery.inner.store.write(put).await?;
             let (Changed::Done { created }, Some(peer)) = done else { return Ok(Err(done.0)) };
-            delivery.inner.change(|book| book.put(&peer));
-            delivery.tell_policy(&peer).await?;
+            delivery.adopt(&peer).await?;
             Ok(Ok(BookEntry { peer, created }))
         })
         .await
+    }
+
+    /// Takes an entry over that the store has: for decisions, and into the
+    /// network. To be called in turn with the change itself.
+    pub(super) async fn adopt(&self, peer: &BookPeer) -> Result<(), DeliveryError> {
+        self.inner.change(|book| book.put(peer));
+        self.tell_policy(peer).await
     }
 
     /// Takes a peer out of the book and closes its connections; false if it was

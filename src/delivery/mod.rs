@@ -16,6 +16,8 @@ pub mod effects;
 mod error;
 mod hub;
 mod inbound;
+mod invite;
+mod join;
 mod link;
 mod listen;
 mod outbound;
@@ -44,6 +46,8 @@ pub(crate) use self::upkeep::{read_mark, write_mark};
 pub use self::{
     book::BookEntry,
     error::DeliveryError,
+    invite::{Invitation, InviteError},
+    join::{JoinError, Membership},
     listen::{Delivered, ListenSpec, Listener},
     receipts::Receipts,
     send::{Ephemeral, Outcome, Pending, SendSpec, Sent, State},
@@ -67,6 +71,8 @@ pub struct DeliveryOptions {
     pub max_message_bytes: u64,
     /// Trust everyone who is not blocked.
     pub trust_open: bool,
+    /// What this node calls itself to others.
+    pub name: String,
 }
 
 /// A handle to the delivery layer; clones share it.

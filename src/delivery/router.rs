@@ -47,6 +47,7 @@ impl Delivery {
             NodeEvent::Link(link) => self.link(link),
             NodeEvent::Connected(info) => self.seen(info.peer).await,
             NodeEvent::Disconnected(peer) => self.seen(peer).await,
+            NodeEvent::Join(attempt) => self.take_in(attempt),
             NodeEvent::AddressWorked(peer, address) => {
                 let noted =
                     self.inner.store.write(move |db| db.address_worked(&peer, &address, clock::wall_ms())).await;

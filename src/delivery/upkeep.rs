@@ -1,5 +1,5 @@
-//! What time demands: messages expire, old ids are forgotten, the clock is
-//! marked, the file shrinks.
+//! What time demands: messages expire, old ids and tickets are forgotten, the
+//! clock is marked, the file shrinks.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -86,6 +86,7 @@ impl Delivery {
         while let Some(after) = origin {
             origin = store.write(move |db| db.forget_seen(after, now)).await?;
         }
+        store.write(move |db| db.forget_invites(now)).await?;
         store.write(|db| db.shrink(SHRINK_PAGES)).await
     }
 }

@@ -3,7 +3,8 @@
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 
-use super::{Connected, NetworkView, NodeError, PeerView, Pong};
+use super::{Connected, Joined, NetworkView, NodeError, PeerView, Pong, Reachable};
+use crate::wire::join::JoinRequest;
 
 /// Answer channel of a command. The task ignores a caller that went away.
 pub(crate) type Reply<T> = oneshot::Sender<T>;
@@ -17,6 +18,10 @@ pub enum Command {
     Disconnect(PeerId, Reply<u32>),
     /// Measure the round trip over the best connection, dialling if needed.
     Ping(PeerId, Reply<Result<Pong, NodeError>>),
+    /// Present the secret of a ticket to a peer, dialling if needed.
+    Join(DialTarget, JoinRequest, Reply<Result<Joined, NodeError>>),
+    /// Where others can reach this node, best first.
+    Reachable(Reply<Vec<Reachable>>),
     /// What the address book says of a peer; replaces what was said before.
     SetPolicy(PeerId, PeerPolicy),
     /// Whether messages wait for a peer: if so it is dialled until connected.
@@ -38,6 +43,8 @@ pub enum DialTarget {
     Peer(PeerId),
     /// A peer over this address, which was stripped of its /p2p part.
     Address(PeerId, Multiaddr),
+    /// A peer over these addresses, without /p2p part, and all those known.
+    Addresses(PeerId, Vec<Multiaddr>),
 }
 
 impl DialTarget {
@@ -45,7 +52,7 @@ impl DialTarget {
     #[must_use]
     pub fn peer(&self) -> PeerId {
         match self {
-            Self::Peer(peer) | Self::Address(peer, _) => *peer,
+            Self::Peer(peer) | Self::Address(peer, _) | Self::Addresses(peer, _) => *peer,
         }
     }
 }

@@ -1,11 +1,14 @@
 //! What the network tells the rest of the daemon.
 
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::{
     types::Route,
-    wire::{Back, Forward},
+    wire::{
+        Back, Forward,
+        join::{JoinAnswer, JoinRequest},
+    },
 };
 
 /// Names a link within this start of the daemon; never used twice, and larger
@@ -22,6 +25,8 @@ pub enum NodeEvent {
     Connected(ConnectionInfo),
     /// The last connection to a peer is gone.
     Disconnected(PeerId),
+    /// A peer presents the secret of a ticket.
+    Join(JoinAttempt),
     /// A dialled address led to the peer: worth remembering.
     AddressWorked(PeerId, Multiaddr),
     /// The socket that served the node is gone for good; the daemon must end.
@@ -37,6 +42,20 @@ pub struct ConnectionInfo {
     pub route: Route,
     /// Its address.
     pub address: Multiaddr,
+}
+
+/// A peer wants to be trusted. Answer once what the answer says is on disk;
+/// dropping it leaves the peer without one.
+#[derive(Debug)]
+pub struct JoinAttempt {
+    /// The peer.
+    pub peer: PeerId,
+    /// It is connected over this host's loopback.
+    pub same_host: bool,
+    /// What it presents.
+    pub request: JoinRequest,
+    /// Takes the answer.
+    pub reply: oneshot::Sender<JoinAnswer>,
 }
 
 /// One substream for messages in one direction, cut into frames.

@@ -6,10 +6,16 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Command, DialTarget, NodeError, PeerPolicy, command::Reply};
-use crate::types::Route;
+use crate::{
+    types::Route,
+    wire::join::{JoinAnswer, JoinRequest},
+};
 
 /// Longest that one connect or ping may take.
 pub const DIAL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Longest that joining may take: a dial, then an answer from a busy disk.
+pub const JOIN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A handle to the network; clones share one task.
 #[derive(Debug, Clone)]
@@ -38,6 +44,24 @@ pub struct Pong {
     pub rtt: Duration,
     /// Over what.
     pub connected: Connected,
+}
+
+/// What an inviter answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// Its words.
+    pub answer: JoinAnswer,
+    /// Over what.
+    pub connected: Connected,
+}
+
+/// An address at which others may reach this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reachable {
+    /// Without /p2p part.
+    pub address: Multiaddr,
+    /// How far it reaches.
+    pub route: Route,
 }
 
 /// The network at one moment.
@@ -105,7 +129,7 @@ impl Node {
     /// See [`NodeError`].
     pub async fn connect(&self, target: DialTarget, deadline: Duration) -> Result<Connected, NodeError> {
         let peer = target.peer();
-        self.ask_within(peer, deadline, |reply| Command::Connect(target, reply)).await
+        self.ask_within(peer, deadline.min(DIAL_DEADLINE), |reply| Command::Connect(target, reply)).await
     }
 
     /// Closes all connections to a peer and answers how many there were.
@@ -121,7 +145,30 @@ impl Node {
     /// # Errors
     /// See [`NodeError`].
     pub async fn ping(&self, peer: PeerId, deadline: Duration) -> Result<Pong, NodeError> {
-        self.ask_within(peer, deadline, |reply| Command::Ping(peer, reply)).await
+        self.ask_within(peer, deadline.min(DIAL_DEADLINE), |reply| Command::Ping(peer, reply)).await
+    }
+
+    /// Presents the secret of a ticket, within `deadline` and
+    /// [`JOIN_DEADLINE`], dialling first if needed.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn join(
+        &self,
+        target: DialTarget,
+        request: JoinRequest,
+        deadline: Duration,
+    ) -> Result<Joined, NodeError> {
+        let peer = target.peer();
+        self.ask_within(peer, deadline.min(JOIN_DEADLINE), |reply| Command::Join(target, request, reply)).await
+    }
+
+    /// Where others can reach this node, best first.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub async fn reachable(&self) -> Result<Vec<Reachable>, NodeError> {
+        self.ask(Command::Reachable).await
     }
 
     /// Tells what the address book says of a peer.
@@ -188,7 +235,7 @@ impl Node {
         deadline: Duration,
         command: impl FnOnce(Reply<Result<T, NodeError>>) -> Command,
     ) -> Result<T, NodeError> {
-        match tokio::time::timeout(deadline.min(DIAL_DEADLINE), self.ask(command)).await {
+        match tokio::time::timeout(deadline, self.ask(command)).await {
             Ok(answer) => answer?,
             Err(_) => Err(NodeError::Timeout(peer)),
         }

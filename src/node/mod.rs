@@ -8,5 +8,7 @@ mod handle;
 
 pub use command::{Command, DialTarget, PeerPolicy, Standing};
 pub use error::{DialAttempt, NodeError};
-pub use event::{ConnectionInfo, Direction, Link, LinkId, NodeEvent, Received};
-pub use handle::{Connected, ConnectionCounts, DIAL_DEADLINE, NetworkView, Node, PeerView, Pong};
+pub use event::{ConnectionInfo, Direction, JoinAttempt, Link, LinkId, NodeEvent, Received};
+pub use handle::{
+    Connected, ConnectionCounts, DIAL_DEADLINE, JOIN_DEADLINE, Joined, NetworkView, Node, PeerView, Pong, Reachable,
+};

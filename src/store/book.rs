@@ -119,6 +119,9 @@ impl Db {
              alias = ifnull(excluded.alias, alias), trust = excluded.trust, pinned = ifnull(?4, pinned)",
             params![id, change.alias, change.trust.number(), change.pinned],
         )?;
+        if change.trust != Trust::Trusted {
+            self.void_invites(&change.peer)?;
+        }
         for address in &change.addresses {
             self.connection.execute(
                 "INSERT INTO address VALUES (?1, ?2, 1, 0) ON CONFLICT DO UPDATE SET given = 1",
@@ -144,6 +147,7 @@ impl Db {
     /// When SQLite refuses.
     pub fn remove_peer(&mut self, peer: &PeerId) -> Result<bool, StoreError> {
         let id = peer.to_bytes();
+        self.void_invites(peer)?;
         self.connection.execute("DELETE FROM address WHERE peer = ?1", [&id])?;
         Ok(self.connection.execute("DELETE FROM peer WHERE peer = ?1", [&id])? > 0)
     }

@@ -11,6 +11,7 @@ mod consumers;
 mod db;
 mod error;
 mod inbox;
+mod invite;
 mod lines;
 mod outbox;
 mod row;
@@ -23,6 +24,7 @@ pub use consumers::{Acknowledged, ConsumerState, Opened};
 pub use db::{Db, Fill, Reader, StoreOptions, Synchronous};
 pub use error::StoreError;
 pub use inbox::{Arrival, BatchDone, InboxPage, InboxRow};
+pub use invite::{Friend, Invited, MAX_OPEN_INVITES, NewInvite, Redeemed};
 pub use lines::{MAX_ALL_LINES, MAX_LINES};
 pub use outbox::{
     Buried, CHANNELS_LIMIT, Enqueued, Final, NewMessage, OutboxLimit, PageStart, Progress, Queued, SentRecord,

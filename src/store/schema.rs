@@ -147,6 +147,15 @@ CREATE TABLE consumer (
     attempts BLOB NOT NULL,
     PRIMARY KEY (channel, name)
 ) STRICT, WITHOUT ROWID;
+
+-- Tickets: the hash of the secret, what to call whoever redeems it, until when
+-- (in store time), and who did.
+CREATE TABLE invite (
+    hash BLOB PRIMARY KEY,
+    alias TEXT,
+    expires_at INTEGER NOT NULL,
+    peer BLOB
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Refuses a file that is newer or not ours; returns its version. Only reads.

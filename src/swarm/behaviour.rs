@@ -6,7 +6,7 @@ use libp2p::{
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
-use super::{limits, link};
+use super::{join, limits, link};
 
 /// What the node does on its connections. Those that refuse connections come
 /// first.
@@ -26,4 +26,6 @@ pub(super) struct Behaviour {
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
     /// Opens and accepts the substreams of links.
     pub(super) link: link::behaviour::Behaviour,
+    /// Carries tickets and the answers to them.
+    pub(super) join: join::Behaviour,
 }

@@ -5,9 +5,12 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::{
+    join::JoinJob,
+    peers::MAX_DIAL_ADDRESSES,
     pending::{Opening, PingJob, Purpose, Waiter},
     ping::{self, Job},
-    route::without_peer,
+    reach,
+    route::{is_dialable, without_peer},
     task::Task,
 };
 use crate::node::{Command, Connected, ConnectionInfo, DialTarget, NetworkView, NodeError, PeerPolicy, Standing};
@@ -21,9 +24,13 @@ impl Task {
         match command {
             Command::Connect(target, reply) => self.connect(target, Waiter::Connect(reply), now),
             Command::Ping(peer, reply) => self.connect(DialTarget::Peer(peer), Waiter::Ping(reply), now),
+            Command::Join(target, request, reply) => {
+                self.connect(target, Waiter::Join(Box::new(JoinJob { request, reply })), now);
+            }
             Command::Disconnect(peer, reply) => drop(reply.send(self.disconnect(peer))),
             Command::SetPolicy(peer, policy) => self.set_policy(peer, policy, now),
             Command::Want(peer, wanted) => self.want(peer, wanted, now),
+            Command::Reachable(reply) => drop(reply.send(reach::best_first(&self.listeners.addresses()))),
             Command::View(reply) => drop(reply.send(self.view())),
             Command::ViewPeer(peer, reply) => drop(reply.send(self.peers.get(&peer).map(|entry| entry.view(peer)))),
             Command::Beat(reply) => drop(reply.send(())),
@@ -40,15 +47,11 @@ impl Task {
         if let Some(info) = self.peers.get(&peer).and_then(|entry| entry.info(peer)) {
             return self.serve(waiter, info, true);
         }
-        let address = match target {
-            DialTarget::Address(_, address) => Some(without_peer(&address)),
-            DialTarget::Peer(_) => None,
-        };
-        let Err(waiter) = self.pending.join(peer, address.as_ref(), waiter) else { return };
+        let Some(waiter) = self.share_dial(&target, waiter) else { return };
         if !self.pending.has_room_for_dial() {
             return waiter.fail(NodeError::Limit("too many dials are under way; try again later".to_owned()));
         }
-        let addresses = self.addresses_of(peer, address);
+        let addresses = self.addresses_of(target);
         // The waiter hears of a failure.
         let _ = self.dial(peer, addresses, Some(waiter), now);
     }
@@ -69,10 +72,31 @@ impl Task {
         Ok(())
     }
 
-    fn addresses_of(&self, peer: PeerId, address: Option<Multiaddr>) -> Vec<Multiaddr> {
-        match address {
-            Some(address) => vec![address],
-            None => self.peers.get(&peer).map(|entry| entry.addresses()).unwrap_or_default(),
+    /// Lets a caller wait for a dial under way; gives it back if there is none
+    /// that tries the same.
+    fn share_dial(&mut self, target: &DialTarget, waiter: Waiter) -> Option<Waiter> {
+        match target {
+            DialTarget::Peer(peer) => self.pending.join(*peer, None, waiter).err(),
+            DialTarget::Address(peer, address) => self.pending.join(*peer, Some(&without_peer(address)), waiter).err(),
+            // One under way may not try all of them.
+            DialTarget::Addresses(..) => Some(waiter),
+        }
+    }
+
+    fn addresses_of(&self, target: DialTarget) -> Vec<Multiaddr> {
+        let known = |peer: PeerId| self.peers.get(&peer).map(|entry| entry.addresses()).unwrap_or_default();
+        match target {
+            DialTarget::Peer(peer) => known(peer),
+            DialTarget::Address(_, address) => vec![without_peer(&address)],
+            DialTarget::Addresses(peer, mut all) => {
+                all.retain(is_dialable);
+                for address in known(peer) {
+                    if all.len() < MAX_DIAL_ADDRESSES && !all.contains(&address) {
+                        all.push(address);
+                    }
+                }
+                all
+            }
         }
     }
 
@@ -83,6 +107,7 @@ impl Task {
         match waiter {
             Waiter::Connect(reply) => drop(reply.send(Ok(connected))),
             Waiter::Ping(reply) => self.open_ping(PingJob { reply, connected, broken: 0 }),
+            Waiter::Join(job) => self.joins.present(&mut self.swarm.behaviour_mut().join, *job, connected),
         }
     }
 

@@ -3,13 +3,14 @@
 //! ```text
 //! commands (Node) ──▶ task.rs ──▶ events (NodeEvent)
 //!                      │  ▲
-//!            commands.rs  events/{connection,discovery,link}.rs
+//!            commands.rs  events/{connection,discovery,join,link}.rs
 //!                      │  │
 //!   peers.rs  pending.rs  redial.rs  listen.rs      its tables
 //!                      │  │
 //!                 behaviour.rs                      the swarm's parts
 //!                      │
 //!          link/{steer,behaviour,handler,io}.rs     substreams for messages
+//!          join.rs                                  tickets presented
 //! ```
 //!
 //! Nothing waits in the task but its one `select`; dials, pings and the frames
@@ -21,6 +22,7 @@ mod commands;
 mod config;
 mod error;
 mod events;
+mod join;
 mod limits;
 mod link;
 mod listen;
@@ -28,6 +30,7 @@ mod peers;
 mod pending;
 mod ping;
 mod probe;
+mod reach;
 mod redial;
 mod route;
 mod sink;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{link::behaviour::Token, ping::Job, timers::Timers};
+use super::{join::JoinJob, link::behaviour::Token, ping::Job, timers::Timers};
 use crate::node::{Connected, DIAL_DEADLINE, NodeError, Pong};
 
 /// Dials at once; past this a command is refused and a redial waits.
@@ -37,6 +37,8 @@ pub(super) enum Waiter {
     Connect(oneshot::Sender<Result<Connected, NodeError>>),
     /// It wants to measure the round trip then.
     Ping(oneshot::Sender<Result<Pong, NodeError>>),
+    /// It wants to present the secret of a ticket then.
+    Join(Box<JoinJob>),
 }
 
 /// A stream being opened.
@@ -80,6 +82,7 @@ impl Waiter {
         match self {
             Self::Connect(reply) => drop(reply.send(Err(error))),
             Self::Ping(reply) => drop(reply.send(Err(error))),
+            Self::Join(job) => drop(job.reply.send(Err(error))),
         }
     }
 
@@ -87,6 +90,7 @@ impl Waiter {
         match self {
             Self::Connect(reply) => reply.is_closed(),
             Self::Ping(reply) => reply.is_closed(),
+            Self::Join(job) => job.reply.is_closed(),
         }
     }
 }

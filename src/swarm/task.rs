@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 use super::{
     BoundAddress, ListenAddress, SwarmConfig, SwarmError,
     behaviour::Behaviour,
+    join::{ANSWER_QUEUE, Answered, Joins},
     link::{
         self,
         io::{self, LinkEnd},
@@ -65,6 +66,8 @@ pub(super) struct Task {
     ended: mpsc::Receiver<Ended>,
     pub(super) pings: Pings,
     measured: mpsc::Receiver<Measured>,
+    pub(super) joins: Joins,
+    answered: mpsc::Receiver<Answered>,
     pub(super) trust_open: bool,
     pub(super) max_message_bytes: u64,
     /// Nothing more is to be opened.
@@ -125,6 +128,7 @@ impl Task {
         let (sink, events) = Sink::new();
         let (ended_tx, ended) = mpsc::channel(ENDED_QUEUE);
         let (measured_tx, measured) = mpsc::channel(MAX_PINGS);
+        let (answered_tx, answered) = mpsc::channel(ANSWER_QUEUE);
         let peers = Peers::new(*swarm.local_peer_id(), config.max_message_bytes);
         let links = Links {
             live: HashMap::new(),
@@ -148,6 +152,8 @@ impl Task {
             ended,
             pings: Pings { slots: Arc::new(Semaphore::new(MAX_PINGS)), measured: measured_tx },
             measured,
+            joins: Joins::new(answered_tx),
+            answered,
             trust_open: config.trust_open,
             max_message_bytes: config.max_message_bytes,
             draining: false,
@@ -190,6 +196,7 @@ impl Task {
                 () = self.stop.cancelled() => break,
                 Some(ended) = self.ended.recv() => self.on_link_ended(ended),
                 Some(measured) = self.measured.recv() => self.on_measured(measured),
+                Some(answered) = self.answered.recv() => self.on_join_answered(answered),
                 permit = self.sink.ready() => self.sink.on_ready(permit),
                 () = at(deadline) => self.on_deadline(Instant::now()),
                 command = self.commands.recv() => if !self.on_command(command) { break },

@@ -17,7 +17,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
-use super::{SwarmConfig, SwarmError, behaviour::Behaviour, limits, link, peers::MAX_DIAL_ADDRESSES};
+use super::{SwarmConfig, SwarmError, behaviour::Behaviour, join, limits, link, peers::MAX_DIAL_ADDRESSES};
 
 /// What identify says of this program.
 const AGENT: &str = concat!("p2p-node/", env!("CARGO_PKG_VERSION"));
@@ -163,6 +163,7 @@ fn behaviour(config: &SwarmConfig, public: &PublicKey) -> Behaviour {
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
         mdns: if config.mdns { mdns(public.to_peer_id()).into() } else { None.into() },
         link: link::behaviour::Behaviour::new(),
+        join: join::behaviour(MAX_STREAMS),
     }
 }
 

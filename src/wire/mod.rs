@@ -1,4 +1,5 @@
-//! Frames of the link protocol `/p2p-node/link/1`.
+//! Frames of the link protocol `/p2p-node/link/1`. The messages of
+//! `/p2p-node/join/1` are in [`join`].
 //!
 //! A link is one substream for one direction of messages. The side that opened
 //! it is the *sender*; what it writes is a [`Forward`] frame, what comes back
@@ -25,6 +26,7 @@ mod error;
 mod fields;
 mod frames;
 mod header;
+pub mod join;
 mod kind;
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,8 @@ use crate::{
         output::{Out, clean, count, route, state, why},
     },
     proto::{
-        AddPeerRequest, Message, MessageState, PingRequest, Route, SendRequest, SendResponse, StatusResponse, Wait,
+        InviteRequest, JoinRequest, Message, MessageState, PingRequest, Route, SendRequest, SendResponse,
+        StatusResponse, Wait,
     },
 };
 
@@ -38,8 +39,8 @@ const OUTAGE: &str = "outage";
 const NEXT: &str = "\
 Next:
   p2p-node run                                        start a node of your own
-  p2p-node status                                     its peer id and addresses
-  p2p-node peer add PEER_ID --alias NAME --address MULTIADDR   trust another node
+  p2p-node invite                                     a ticket for another node...
+  p2p-node join TICKET                                ...which joins over there
   p2p-node send NAME 'hello'                          send it a message
   p2p-node listen                                     print what arrives
   p2p-node --help                                     everything else";
@@ -71,15 +72,20 @@ impl Story<'_> {
         let ((mut a, a_status), (mut b, b_status)) = tokio::try_join!(a.start(), b.start())?;
         self.introduce("a", &a_status)?;
         self.introduce("b", &b_status)?;
-        add(&mut a, "b", &b_status).await?;
-        add(&mut b, "a", &a_status).await?;
+        let ticket = invite(&mut a, "b").await?;
+        let characters = ticket.len();
+        let joined = b.join(JoinRequest { ticket, alias: "a".to_owned() }).await?.into_inner();
+        if joined.peer_id != a_status.peer_id {
+            return Err(Failure::Failed(format!("b joined {} instead of a", joined.peer_id)));
+        }
         let pong = a.ping(PingRequest { peer: "b".to_owned() }).await?.into_inner();
         if pong.peer_id != b_status.peer_id {
             return Err(Failure::Failed(format!("a pinged b and got an answer from {}", pong.peer_id)));
         }
         let way = route(pong.route);
         self.say(&format!(
-            "Each trusts the other (`peer add`). a pings b: {way}, {:.2} ms there and back.",
+            "a makes a ticket of {characters} characters (`invite`), b joins with it (`join`): each trusts the other.\n\
+             a pings b: {way}, {:.2} ms there and back.",
             pong.rtt_ms
         ))?;
         self.figures.a = a_status.peer_id;
@@ -191,15 +197,9 @@ async fn step<T>(name: &str, work: impl Future<Output = Result<T, Failure>>) -> 
     }
 }
 
-async fn add(client: &mut Client, alias: &str, status: &StatusResponse) -> Result<(), Failure> {
-    let request = AddPeerRequest {
-        peer: status.peer_id.clone(),
-        alias: alias.to_owned(),
-        addresses: status.listen_addresses.clone(),
-        ..Default::default()
-    };
-    client.add_peer(request).await?;
-    Ok(())
+async fn invite(client: &mut Client, alias: &str) -> Result<String, Failure> {
+    let request = InviteRequest { alias: alias.to_owned(), ..Default::default() };
+    Ok(client.invite(request).await?.into_inner().ticket)
 }
 
 /// Sends a greeting, hears it on the other side and checks that it is the

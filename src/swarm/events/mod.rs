@@ -2,6 +2,7 @@
 
 mod connection;
 mod discovery;
+mod join;
 mod link;
 
 use libp2p::swarm::SwarmEvent;
@@ -21,6 +22,7 @@ impl Task {
         let now = Instant::now();
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Link(event)) => self.on_stream(event, now),
+            SwarmEvent::Behaviour(BehaviourEvent::Join(event)) => self.on_join(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(event),
             SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => self.on_identify(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.on_mdns(event, now),

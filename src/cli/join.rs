@@ -1,0 +1,207 @@
+//! `invite` and `join`: two machines, one ticket.
+
+use std::{
+    io::{self, IsTerminal as _, Read as _},
+    time::Duration,
+};
+
+use clap::Args;
+use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
+
+use super::{
+    args::Global,
+    client::{ANSWER, answer, connect},
+    errors::Failure,
+    output::{Out, clean, route, short_id},
+};
+use crate::{
+    proto::{InviteRequest, InviteResponse, JoinRequest, JoinResponse},
+    ticket::MAX_TICKET_CHARS,
+};
+
+const INVITE_EXAMPLES: &str = "\
+A ticket is good for one node. Hand it over by a way that nobody else reads.
+
+Without a terminal, or with --json, it prints the ticket and ends; the ticket
+stays good.
+
+Examples:
+  p2p-node invite
+  p2p-node invite --expires 10m --alias laptop
+  ssh pi p2p-node invite | p2p-node join -";
+
+const JOIN_EXAMPLES: &str = "\
+It waits up to 30 s. Capitals, blanks and line ends in the ticket do not matter.
+
+Examples:
+  p2p-node join MFRGG...
+  p2p-node join - < ticket          out of sight of others on this machine";
+
+/// How long joining may take, beyond the daemon's own deadline (30 s), so that
+/// its error arrives rather than ours.
+const JOIN_ANSWER: Duration = Duration::from_secs(35);
+/// Bytes of stdin that are looked at: a ticket with room for blanks.
+const MAX_STDIN: u64 = 16 * MAX_TICKET_CHARS as u64;
+/// Black on white, whatever the terminal's colours are: a QR code with the
+/// colours swapped is not read by every camera.
+const BLACK_ON_WHITE: &str = "\x1b[30;107m";
+const PLAIN: &str = "\x1b[0m";
+
+/// Arguments of `invite`.
+#[derive(Debug, Args)]
+#[command(after_help = INVITE_EXAMPLES)]
+pub(super) struct InviteArgs {
+    /// How long the ticket is good, up to 30d
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    expires: Duration,
+    /// What to call the node that joins [default: what it calls itself]
+    #[arg(long, value_name = "A")]
+    alias: Option<String>,
+}
+
+/// Arguments of `join`.
+#[derive(Debug, Args)]
+#[command(after_help = JOIN_EXAMPLES)]
+pub(super) struct JoinArgs {
+    /// What `p2p-node invite` printed; `-` reads it from stdin
+    #[arg(required = true, value_name = "TICKET")]
+    ticket: Vec<String>,
+    /// What to call the node that invites [default: what it calls itself]
+    #[arg(long, value_name = "A")]
+    alias: Option<String>,
+}
+
+/// Makes a ticket.
+pub(super) async fn invite(args: InviteArgs, global: &Global, out: Out) -> Result<(), Failure> {
+    let expires_ms = u64::try_from(args.expires.as_millis()).unwrap_or(u64::MAX);
+    if expires_ms == 0 {
+        return Err(Failure::Usage("--expires is less than a millisecond; give a time such as 10m".to_owned()));
+    }
+    let mut client = connect(global).await?;
+    let request = InviteRequest { expires_ms, alias: args.alias.unwrap_or_default() };
+    let invitation = answer(ANSWER, client.invite(request)).await?;
+    if out.json() {
+        return out.object(&invitation);
+    }
+    if !io::stdout().is_terminal() {
+        return out.line(&clean(&invitation.ticket));
+    }
+    let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    out.line(&invitation_text(&invitation, args.expires, colours)?)
+}
+
+/// Redeems a ticket.
+pub(super) async fn join(args: JoinArgs, global: &Global, out: Out) -> Result<(), Failure> {
+    let ticket = if args.ticket == ["-"] { from_stdin()? } else { args.ticket.concat() };
+    let mut client = connect(global).await?;
+    let request = JoinRequest { ticket, alias: args.alias.unwrap_or_default() };
+    let joined = answer(JOIN_ANSWER, client.join(request)).await?;
+    if out.json() {
+        return out.object(&joined);
+    }
+    out.line(&joined_text(&joined))
+}
+
+fn from_stdin() -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = io::stdin().lock().take(MAX_STDIN).read_to_string(&mut text);
+    read.map_err(|error| Failure::Failed(format!("cannot read the ticket from stdin: {error}")))?;
+    Ok(text)
+}
+
+fn invitation_text(invitation: &InviteResponse, expires: Duration, colours: bool) -> Result<String, Failure> {
+    let ticket = clean(&invitation.ticket);
+    let reach = if invitation.addresses.is_empty() {
+        "This node has no address now: the other machine must be on the same local network.\n"
+    } else if invitation.lan_only {
+        "LAN only: the other machine must be on the same local network.\n"
+    } else {
+        ""
+    };
+    Ok(format!(
+        "Ticket for one node, good for {}:\n\n{ticket}\n\n{}\n\nOn the other machine, type\n\n  p2p-node join {ticket}\n\n{reach}",
+        humantime::format_duration(expires),
+        qr_code(&ticket, colours)?,
+    ))
+}
+
+/// The QR code of a ticket, two of its rows in a line.
+fn qr_code(ticket: &str, colours: bool) -> Result<String, Failure> {
+    // The checksum notices what error correction would correct.
+    let code = QrCode::with_error_correction_level(ticket, EcLevel::L)
+        .map_err(|error| Failure::Failed(format!("cannot draw the QR code: {error}")))?;
+    let (dark, light) = if colours { (Dense1x2::Dark, Dense1x2::Light) } else { (Dense1x2::Light, Dense1x2::Dark) };
+    let drawn = code.render::<Dense1x2>().dark_color(dark).light_color(light).build();
+    if !colours {
+        return Ok(drawn);
+    }
+    let lines: Vec<String> = drawn.lines().map(|line| format!("{BLACK_ON_WHITE}{line}{PLAIN}")).collect();
+    Ok(lines.join("\n"))
+}
+
+fn joined_text(joined: &JoinResponse) -> String {
+    let name = if joined.alias.is_empty() { short_id(&joined.peer_id) } else { joined.alias.clone() };
+    let name = clean(&name);
+    let to = if joined.alias.is_empty() { clean(&joined.peer_id) } else { name.clone() };
+    let verb = if joined.already_joined { "already joined" } else { "joined" };
+    let (peer, way, address) = (clean(&joined.peer_id), route(joined.route), clean(&joined.address));
+    format!(
+        "{verb} {name} ({peer})\nconnected: {way}, {address}\n\nBoth nodes trust each other. Next:\n  \
+         p2p-node send {to} 'hello'\n  p2p-node listen"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Route;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn invitation() -> InviteResponse {
+        InviteResponse {
+            ticket: "A".repeat(150),
+            invite_id: "1".into(),
+            expires_at: i64::MAX,
+            addresses: vec!["/ip4/1.2.3.4".into()],
+            lan_only: false,
+        }
+    }
+
+    #[test]
+    fn a_qr_code_fits_a_terminal() {
+        for ticket in ["A".repeat(150), "7".repeat(MAX_TICKET_CHARS)] {
+            let drawn = qr_code(&ticket, false).unwrap();
+            let width = drawn.lines().map(|line| line.chars().count()).max().unwrap();
+            assert!(width <= 80 && drawn.lines().count() <= 40, "{width} x {}", drawn.lines().count());
+            let coloured = qr_code(&ticket, true).unwrap();
+            assert!(coloured.lines().all(|line| line.starts_with(BLACK_ON_WHITE) && line.ends_with(PLAIN)));
+        }
+    }
+
+    #[test]
+    fn an_invitation_says_what_to_type() {
+        let text = invitation_text(&invitation(), HOUR, false).unwrap();
+        assert!(text.contains(&format!("  p2p-node join {}\n", "A".repeat(150))), "{text}");
+        assert!(text.starts_with("Ticket for one node, good for 1h:") && !text.contains("LAN only"), "{text}");
+        let text = invitation_text(&InviteResponse { lan_only: true, ..invitation() }, HOUR, false).unwrap();
+        assert!(text.contains("LAN only: the other machine must be on the same local network."), "{text}");
+    }
+
+    #[test]
+    fn a_join_says_with_whom_and_how() {
+        let joined = JoinResponse {
+            peer_id: "12D3KooWabcdefgh".into(),
+            alias: "pi".into(),
+            route: Route::Lan.into(),
+            address: "/ip4/192.168.1.2".into(),
+            already_joined: false,
+        };
+        let text = joined_text(&joined);
+        assert!(text.starts_with("joined pi (12D3KooWabcdefgh)\nconnected: LAN, /ip4/192.168.1.2\n"), "{text}");
+        assert!(text.contains("p2p-node send pi 'hello'"), "{text}");
+        let again = joined_text(&JoinResponse { alias: String::new(), already_joined: true, ..joined });
+        assert!(again.starts_with("already joined …abcdefgh (12D3"), "{again}");
+        assert!(again.contains("p2p-node send 12D3KooWabcdefgh"), "{again}");
+    }
+}
