@@ -11,6 +11,12 @@ pub const MAX_NAME_BYTES: usize = 128;
 pub const MAX_TYPE_BYTES: usize = 256;
 /// Most bytes of the name of a node or of a peer.
 pub const MAX_ALIAS_BYTES: usize = 64;
+/// Most roles that all apps of a node announce together.
+pub const MAX_ROLES: usize = 32;
+/// Most bytes of a role.
+pub const MAX_ROLE_BYTES: usize = 32;
+/// Most bytes of the status text that apps announce.
+pub const MAX_PRESENCE_BYTES: usize = 256;
 /// Most entries of a message's metadata.
 pub const MAX_METADATA_ENTRIES: usize = 64;
 /// Most bytes of a message's metadata, keys and values together.
@@ -56,6 +62,24 @@ pub fn to_alias(text: &str) -> Option<String> {
 
 fn fits_alias(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
+}
+
+/// Whether an app may announce a role of this name.
+#[must_use]
+pub fn is_role(name: &str) -> bool {
+    (1..=MAX_ROLE_BYTES).contains(&name.len()) && name.chars().all(fits_alias)
+}
+
+/// What a node tells trusted peers of itself and of its apps.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Presence {
+    /// What the node calls itself, see [`is_alias`]; empty if nothing.
+    pub name: String,
+    /// What its apps are, see [`is_role`]; at most [`MAX_ROLES`].
+    pub roles: Vec<String>,
+    /// A status text without control characters, of at most
+    /// [`MAX_PRESENCE_BYTES`].
+    pub text: String,
 }
 
 /// What an app hands over: a message without its place in any order.

@@ -74,6 +74,9 @@ pub fn run_receiver(
             let stored = db.was_stored(&arrival.peer, &channel, &id)?;
             Some((ReceiverInput::LookedUp { link, lane, id, stored }, None))
         }
-        ReceiverEffect::Send(..) | ReceiverEffect::Close(..) | ReceiverEffect::Ephemeral { .. } => None,
+        ReceiverEffect::Send(..)
+        | ReceiverEffect::Close(..)
+        | ReceiverEffect::Ephemeral { .. }
+        | ReceiverEffect::Presence { .. } => None,
     })
 }

@@ -19,6 +19,8 @@ mod ephemeral;
 mod lane;
 mod receiver;
 mod sender;
+#[cfg(test)]
+mod tests;
 
 pub use ephemeral::MAX_EPHEMERAL;
 pub use lane::{MAX_OPEN_LANES, OutRow, RowBody};
@@ -33,3 +35,6 @@ pub type LinkNumber = u64;
 
 /// The version said in HELLO and WELCOME.
 pub const VERSION: u32 = 1;
+
+/// The features said in HELLO and WELCOME.
+pub const FEATURES: u64 = crate::wire::FEATURE_PRESENCE;

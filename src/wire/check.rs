@@ -5,7 +5,10 @@ use super::{
     error::WireError,
     frames::{Back, Forward, MAX_EPOCHS, MAX_GAPS},
 };
-use crate::types::{Content, MAX_METADATA_BYTES, MAX_METADATA_ENTRIES, MAX_NAME_BYTES, MAX_TYPE_BYTES, Seq};
+use crate::types::{
+    Content, MAX_ALIAS_BYTES, MAX_METADATA_BYTES, MAX_METADATA_ENTRIES, MAX_NAME_BYTES, MAX_PRESENCE_BYTES,
+    MAX_ROLE_BYTES, MAX_ROLES, MAX_TYPE_BYTES, Presence, Seq, is_alias, is_role,
+};
 
 /// Largest position in a lane: what the store's integers hold, and far from
 /// where adding 1 overflows.
@@ -30,6 +33,7 @@ pub(super) fn forward(frame: &Forward, max_payload: u64) -> Result<(), WireError
             skip.id.as_deref().map_or(Ok(()), |id| message_id(In("SKIP"), id))
         }
         Forward::Query(query) => message_id(In("QUERY"), &query.id),
+        Forward::Presence(told) => presence(In("PRESENCE"), told),
         Forward::Ephemeral(ephemeral) => {
             name(In("EPHEMERAL"), "channel", &ephemeral.channel)?;
             content(In("EPHEMERAL"), &ephemeral.content, max_payload)
@@ -66,6 +70,10 @@ impl In {
         self.at_most(field, "bytes", len, max)
     }
 
+    fn characters(self, field: &'static str, fits: bool) -> Result<(), WireError> {
+        if fits { Ok(()) } else { Err(WireError::Characters { frame: self.0, field }) }
+    }
+
     fn at_most(self, field: &'static str, unit: &'static str, len: usize, max: u64) -> Result<(), WireError> {
         if len as u64 > max { Err(WireError::TooLong { frame: self.0, field, len, unit, max }) } else { Ok(()) }
     }
@@ -79,6 +87,20 @@ fn content(frame: In, content: &Content, max_payload: u64) -> Result<(), WireErr
     let metadata = content.metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
     frame.bytes("metadata", metadata, MAX_METADATA_BYTES as u64)?;
     frame.bytes("payload", content.payload.len(), max_payload)
+}
+
+/// Others show this to people and programs: both ends hold it to what the API
+/// lets pass.
+fn presence(frame: In, presence: &Presence) -> Result<(), WireError> {
+    frame.bytes("name", presence.name.len(), MAX_ALIAS_BYTES as u64)?;
+    frame.characters("name", presence.name.is_empty() || is_alias(&presence.name))?;
+    frame.at_most("roles", "entries", presence.roles.len(), MAX_ROLES as u64)?;
+    for role in &presence.roles {
+        frame.bytes("roles", role.len(), MAX_ROLE_BYTES as u64)?;
+        frame.characters("roles", is_role(role))?;
+    }
+    frame.bytes("text", presence.text.len(), MAX_PRESENCE_BYTES as u64)?;
+    frame.characters("text", !presence.text.chars().any(char::is_control))
 }
 
 fn message_id(frame: In, id: &str) -> Result<(), WireError> {

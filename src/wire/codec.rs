@@ -12,7 +12,7 @@ use super::{
     frames::{Back, Data, Ephemeral, Forward, Full, Hello, LaneState, Open, Outcome, Query, Skip, Welcome},
     header, kind,
 };
-use crate::types::{Content, MAX_HEADER_BYTES, MAX_METADATA_ENTRIES, MESSAGE_BYTES_RANGE};
+use crate::types::{Content, MAX_HEADER_BYTES, MAX_METADATA_ENTRIES, MESSAGE_BYTES_RANGE, Presence};
 
 /// Bytes of the length before each frame.
 pub const FRAME_PREFIX_BYTES: usize = 4;
@@ -165,6 +165,10 @@ impl Decoder {
                 let h: header::Ephemeral = frame.header()?;
                 let content = frame.content(h.content)?;
                 Forward::Ephemeral(Ephemeral { number: h.number, channel: Arc::from(h.channel), content })
+            }
+            kind::PRESENCE => {
+                let h: header::Presence = frame.header_alone()?;
+                Forward::Presence(Presence { name: h.name, roles: h.roles, text: h.text })
             }
             kind::BYE => {
                 frame.header_alone::<header::Bye>()?;

@@ -65,6 +65,14 @@ pub enum WireError {
         /// Name of the field.
         field: &'static str,
     },
+    /// A field has characters that it may not have, or none.
+    #[error("{field} of a frame {frame} has characters that are not allowed there")]
+    Characters {
+        /// Kind of frame.
+        frame: &'static str,
+        /// Name of the field.
+        field: &'static str,
+    },
     /// A position in a lane is outside of `min` to `max`.
     #[error("{field} of a frame {frame} is {value}; it must be from {min} to {max}")]
     Position {

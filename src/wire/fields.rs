@@ -118,6 +118,13 @@ pub(super) fn forward(frame: &Forward, to: &mut impl Fields) {
             to.string(2, &ephemeral.channel);
             content(5, &ephemeral.content, to);
         }
+        Forward::Presence(presence) => {
+            to.string(1, &presence.name);
+            for role in &presence.roles {
+                to.text(2, role);
+            }
+            to.string(3, &presence.text);
+        }
         Forward::Bye => {}
     }
 }

@@ -1,9 +1,14 @@
 //! What the two sides of a link say to each other.
 
-use crate::types::{Channel, Content, Epoch, Seq, Tag};
+use crate::types::{Channel, Content, Epoch, Presence, Seq, Tag};
 
 /// Epochs of a lane that both sides remember, the present one not counted.
 pub const MAX_EPOCHS: usize = 8;
+
+/// Bit of [`Hello::features`] and [`Welcome::features`]: this side takes
+/// [`Forward::Presence`], and tells its own once on each link and whenever it
+/// changes.
+pub const FEATURE_PRESENCE: u64 = 1;
 
 /// Gaps that a receiver tells of.
 pub const MAX_GAPS: usize = 32;
@@ -24,6 +29,9 @@ pub enum Forward {
     /// A message that neither side stores; answered by
     /// [`Back::EphemeralResult`].
     Ephemeral(Ephemeral),
+    /// What the sender's node is; replaces what was told before. Only to a
+    /// receiver with [`FEATURE_PRESENCE`]; not answered.
+    Presence(Presence),
     /// Nothing more will come on this link.
     Bye,
 }
@@ -71,7 +79,8 @@ pub enum Back {
 pub struct Hello {
     /// Version of the protocol within `/p2p-node/link/1`.
     pub version: u32,
-    /// Bits of optional features; none are defined yet.
+    /// Bits of optional features, such as [`FEATURE_PRESENCE`]; unknown ones
+    /// are ignored.
     pub features: u64,
 }
 
@@ -147,7 +156,7 @@ pub struct Ephemeral {
 pub struct Welcome {
     /// Version of the protocol within `/p2p-node/link/1`.
     pub version: u32,
-    /// Bits of optional features; none are defined yet.
+    /// Bits of optional features, as in [`Hello::features`].
     pub features: u64,
     /// Largest payload this side takes, in bytes.
     pub max_message_bytes: u64,

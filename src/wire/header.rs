@@ -80,6 +80,17 @@ pub(super) struct Ephemeral {
     pub(super) content: Content,
 }
 
+/// Of PRESENCE.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Presence {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(string, repeated, tag = "2")]
+    pub(super) roles: Vec<String>,
+    #[prost(string, tag = "3")]
+    pub(super) text: String,
+}
+
 /// Of both kinds of BYE.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Bye {}

@@ -10,6 +10,7 @@ pub(super) const SKIP: u8 = 0x04;
 pub(super) const QUERY: u8 = 0x05;
 pub(super) const EPHEMERAL: u8 = 0x06;
 pub(super) const BYE: u8 = 0x07;
+pub(super) const PRESENCE: u8 = 0x08;
 
 pub(super) const WELCOME: u8 = 0x41;
 pub(super) const REFUSED: u8 = 0x42;
@@ -29,6 +30,7 @@ pub(super) fn of_forward(frame: &Forward) -> u8 {
         Forward::Skip(_) => SKIP,
         Forward::Query(_) => QUERY,
         Forward::Ephemeral(_) => EPHEMERAL,
+        Forward::Presence(_) => PRESENCE,
         Forward::Bye => BYE,
     }
 }
@@ -56,6 +58,7 @@ pub(super) fn name(kind: u8) -> Option<&'static str> {
         SKIP => "SKIP",
         QUERY => "QUERY",
         EPHEMERAL => "EPHEMERAL",
+        PRESENCE => "PRESENCE",
         BYE | BACK_BYE => "BYE",
         WELCOME => "WELCOME",
         REFUSED => "REFUSED",

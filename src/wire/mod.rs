@@ -17,8 +17,12 @@
 //! Both ends hold every frame to the limits of [`crate::types`]; positions in
 //! a lane are at most `i64::MAX`, so that neither a store's integers nor the
 //! addition of 1 can overflow. Header fields that a reader does not know are
-//! skipped and unknown numbers of an enum read as `Other`; an unknown kind of
-//! frame is an error.
+//! skipped and unknown numbers of an enum read as `Other`.
+//!
+//! A kind of frame that came after version 1 has a bit in the features of HELLO
+//! and WELCOME, and is sent only to a side that has shown the bit. Unknown bits
+//! are ignored, so old and new go together, and an unknown kind remains what it
+//! is: a breach, for which the link is closed.
 
 mod check;
 mod codec;
@@ -34,6 +38,6 @@ mod tests;
 pub use codec::{Decoder, EncodedFrame, FRAME_PREFIX_BYTES, encode_back, encode_forward};
 pub use error::WireError;
 pub use frames::{
-    Back, Data, Ephemeral, EphemeralOutcome, Forward, Full, Hello, LaneState, Limit, MAX_EPOCHS, MAX_GAPS, Open,
-    Outcome, Query, Refusal, Skip, Welcome,
+    Back, Data, Ephemeral, EphemeralOutcome, FEATURE_PRESENCE, Forward, Full, Hello, LaneState, Limit, MAX_EPOCHS,
+    MAX_GAPS, Open, Outcome, Query, Refusal, Skip, Welcome,
 };

@@ -2,7 +2,7 @@
 
 use crate::{
     protocol::LinkNumber,
-    types::{Channel, Content, Epoch, Seq, Tag},
+    types::{Channel, Content, Epoch, Presence, Seq, Tag},
     wire::{Back, EphemeralOutcome, Forward, Limit},
 };
 
@@ -152,6 +152,15 @@ pub enum ReceiverEffect {
         channel: Channel,
         /// The message.
         id: String,
+    },
+    /// The peer told what it is; replaces what it told before.
+    Presence {
+        /// The link it came on.
+        link: LinkNumber,
+        /// As told last.
+        presence: Presence,
+        /// Frames that told it: those before the last do not matter.
+        frames: u32,
     },
     /// Hand an ephemeral message to whoever listens.
     Ephemeral {

@@ -11,10 +11,13 @@ mod interface;
 use std::collections::{BTreeMap, VecDeque};
 
 pub use self::interface::{Accepted, BatchLane, Inbound, InboundKind, ReceiverEffect, ReceiverInput};
-use super::{LinkNumber, MAX_OPEN_LANES, VERSION};
+use super::{FEATURES, LinkNumber, MAX_OPEN_LANES, VERSION};
 use crate::{
-    types::{Channel, Epoch, MAX_SEQ, Seq},
-    wire::{Back, Data, Ephemeral, Forward, Full, LaneState, Limit, Open, Outcome, Query, Refusal, Skip, Welcome},
+    types::{Channel, Epoch, MAX_SEQ, Presence, Seq},
+    wire::{
+        Back, Data, Ephemeral, FEATURE_PRESENCE, Forward, Full, LaneState, Limit, Open, Outcome, Query, Refusal, Skip,
+        Welcome,
+    },
 };
 
 /// Questions to the store under way for one link: openings and queries.
@@ -41,6 +44,9 @@ struct Live {
     lanes: BTreeMap<u32, Lane>,
     by_channel: BTreeMap<Channel, u32>,
     questions: usize,
+    /// What the peer told of itself last, and in how many frames, since
+    /// [`ReceiverInput::Flush`].
+    presence: Option<(Presence, u32)>,
 }
 
 /// The state machine; see the module.
@@ -67,7 +73,10 @@ impl Receiver {
             ReceiverInput::LinkUp(link) => self.link_up(link),
             ReceiverInput::LinkDown(link) => self.link_down(link),
             ReceiverInput::Frame(link, frame) => self.frame(link, frame),
-            ReceiverInput::Flush => self.flush(),
+            ReceiverInput::Flush => {
+                self.flush();
+                self.tell_presence();
+            }
             ReceiverInput::Trust(trusted) => self.trust(trusted),
             ReceiverInput::LaneOpened { link, lane, state } => self.lane_opened(link, lane, state),
             ReceiverInput::LookedUp { link, lane, id, stored } => self.looked_up(link, lane, id, stored),
@@ -118,8 +127,14 @@ impl Receiver {
     fn link_up(&mut self, number: LinkNumber) {
         self.flush();
         self.close("replaced by a younger link");
-        self.link =
-            Some(Live { number, greeted: false, lanes: BTreeMap::new(), by_channel: BTreeMap::new(), questions: 0 });
+        self.link = Some(Live {
+            number,
+            greeted: false,
+            lanes: BTreeMap::new(),
+            by_channel: BTreeMap::new(),
+            questions: 0,
+            presence: None,
+        });
     }
 
     fn link_down(&mut self, number: LinkNumber) {
@@ -134,8 +149,12 @@ impl Receiver {
             return; // From a link that was replaced.
         };
         match (frame, link.greeted) {
-            (Forward::Hello(_), false) => {
+            (Forward::Hello(hello), false) => {
                 link.greeted = true;
+                if hello.features & FEATURE_PRESENCE == 0 {
+                    // It will never tell, so what it told before is over.
+                    link.presence = Some((Presence::default(), 1));
+                }
                 self.greet();
             }
             (Forward::Hello(_), true) => self.close("HELLO twice"),
@@ -148,6 +167,10 @@ impl Receiver {
             (Forward::Skip(skip), true) => self.skip(skip),
             (Forward::Query(query), true) => self.query(query),
             (Forward::Ephemeral(message), true) => self.ephemeral(message),
+            (Forward::Presence(presence), true) => {
+                let frames = link.presence.take().map_or(0, |(_, frames)| frames);
+                link.presence = Some((presence, frames + 1));
+            }
         }
     }
 
@@ -156,7 +179,7 @@ impl Receiver {
     fn greet(&mut self) {
         if self.trusted {
             let max_message_bytes = self.max_message_bytes;
-            self.send(Back::Welcome(Welcome { version: VERSION, features: 0, max_message_bytes }));
+            self.send(Back::Welcome(Welcome { version: VERSION, features: FEATURES, max_message_bytes }));
         } else {
             self.send(Back::Refused(Refusal::Untrusted));
         }
@@ -340,6 +363,15 @@ impl Receiver {
         }
         for lane in ready {
             self.send(Back::Ready { lane });
+        }
+    }
+
+    /// Only the last of those that came together counts.
+    fn tell_presence(&mut self) {
+        if let Some(link) = &mut self.link
+            && let Some((presence, frames)) = link.presence.take_if(|_| self.trusted)
+        {
+            self.effects.push_back(ReceiverEffect::Presence { link: link.number, presence, frames });
         }
     }
 

@@ -1,8 +1,10 @@
 //! What goes into a [`super::Sender`] and what comes out.
 
+use std::sync::Arc;
+
 use super::super::{LinkNumber, Millis, lane::OutRow};
 use crate::{
-    types::{Channel, Content, Epoch, Seq, Tag},
+    types::{Channel, Content, Epoch, Presence, Seq, Tag},
     wire::{Back, EphemeralOutcome, Forward, Refusal},
 };
 
@@ -111,6 +113,8 @@ pub enum SenderInput {
         /// How long it may wait for a link.
         deadline: Millis,
     },
+    /// What this node is; replaces what was said before.
+    Presence(Arc<Presence>),
     /// Time passed.
     Tick,
 }

@@ -15,27 +15,39 @@ mod flow;
 mod interface;
 mod opening;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 pub use self::interface::{EphemeralEnd, LaneInfo, PeerState, Prepared, SenderEffect, SenderInput};
 use super::{
-    LinkNumber, Millis, VERSION,
+    FEATURES, LinkNumber, Millis, VERSION,
     ephemeral::{Ephemerals, Waiting},
     lane::{Lane, Phase},
 };
 use crate::{
-    types::Channel,
-    wire::{Back, Ephemeral, Forward, Hello, Limit, Refusal, Welcome},
+    types::{Channel, Presence},
+    wire::{Back, Ephemeral, FEATURE_PRESENCE, Forward, Hello, Limit, Refusal, Welcome},
 };
 
 /// Bytes of all lanes to one peer in memory.
 const PEER_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Least time between two frames that tell what this node is. Apps may change
+/// it faster: the latest counts. Short enough for a person not to notice, and
+/// well below the rate for which a peer closes the link.
+const PRESENCE_INTERVAL: Millis = 250;
 
 #[derive(Debug)]
 struct Live {
     number: LinkNumber,
     state: PeerState,
     max_message_bytes: u64,
+    /// The peer takes what this node tells of itself.
+    takes_presence: bool,
+    /// It was not told yet.
+    tell_presence: bool,
     next_lane: u32,
     /// Lanes by their number on the link.
     numbers: BTreeMap<u32, Channel>,
@@ -49,6 +61,10 @@ pub struct Sender {
     link: Option<Live>,
     ephemerals: Ephemerals,
     requests: u64,
+    /// What this node is; `None` until told.
+    presence: Option<Arc<Presence>>,
+    /// When it may be told again.
+    presence_at: Millis,
     effects: VecDeque<SenderEffect>,
 }
 
@@ -77,6 +93,7 @@ impl Sender {
             SenderInput::Ephemeral { key, channel, content, deadline } => {
                 self.ephemeral(Waiting { key, channel, content, deadline });
             }
+            SenderInput::Presence(presence) => self.presence(presence),
             SenderInput::Tick => self.tick(),
         }
     }
@@ -93,7 +110,8 @@ impl Sender {
             Phase::Full { retry_at, .. } | Phase::Barred { retry_at, .. } => Some(retry_at),
             _ => None,
         });
-        retries.chain(self.ephemerals.next_deadline()).min()
+        let presence = self.untold_presence().map(|_| self.presence_at);
+        retries.chain(self.ephemerals.next_deadline()).chain(presence).min()
     }
 
     /// How things stand with the peer.
@@ -137,10 +155,12 @@ impl Sender {
             number,
             state: PeerState::Greeting,
             max_message_bytes: 0,
+            takes_presence: false,
+            tell_presence: true,
             next_lane: 0,
             numbers: BTreeMap::new(),
         });
-        self.send(Forward::Hello(Hello { version: VERSION, features: 0 }));
+        self.send(Forward::Hello(Hello { version: VERSION, features: FEATURES }));
         // Without waiting for the answer: it costs nothing when it is no.
         self.open_all();
     }
@@ -207,8 +227,11 @@ impl Sender {
         }
         link.state = PeerState::Up;
         link.max_message_bytes = welcome.max_message_bytes;
+        link.takes_presence = welcome.features & FEATURE_PRESENCE != 0;
+        link.tell_presence = true;
         self.open_all();
         self.pump_ephemerals();
+        self.pump_presence();
     }
 
     fn refused_link(&mut self, refusal: Refusal) {
@@ -224,6 +247,7 @@ impl Sender {
 
     fn tick(&mut self) {
         let now = self.now;
+        self.pump_presence();
         let due: Vec<Channel> = self
             .lanes
             .iter()
@@ -249,6 +273,37 @@ impl Sender {
             };
             self.effects.push_back(SenderEffect::EphemeralDone(key, end));
         }
+    }
+
+    // Presence
+
+    fn presence(&mut self, presence: Arc<Presence>) {
+        if self.presence.as_ref() == Some(&presence) {
+            return;
+        }
+        self.presence = Some(presence);
+        if let Some(link) = &mut self.link {
+            link.tell_presence = true;
+        }
+        self.pump_presence();
+    }
+
+    /// What the peer should be told, if it takes it and does not know it.
+    fn untold_presence(&self) -> Option<&Arc<Presence>> {
+        let tells = |link: &Live| link.state == PeerState::Up && link.takes_presence && link.tell_presence;
+        if self.link.as_ref().is_some_and(tells) { self.presence.as_ref() } else { None }
+    }
+
+    fn pump_presence(&mut self) {
+        if self.now < self.presence_at {
+            return;
+        }
+        let Some(presence) = self.untold_presence().map(|presence| Presence::clone(presence)) else { return };
+        self.presence_at = self.now + PRESENCE_INTERVAL;
+        if let Some(link) = &mut self.link {
+            link.tell_presence = false;
+        }
+        self.send(Forward::Presence(presence));
     }
 
     fn ephemeral(&mut self, message: Waiting) {

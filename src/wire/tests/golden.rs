@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{back_bytes, decoder, forward_bytes, raw, read_back, read_forward};
 use crate::{
-    types::Content,
+    types::{Content, Presence},
     wire::{
         Back, Data, Ephemeral, EphemeralOutcome, Forward, Full, Hello, LaneState, Limit, Open, Outcome, Query, Refusal,
         Skip, Welcome,
@@ -99,6 +99,13 @@ fn ephemeral() {
          2a1b 0a026d31 120174 1a026d30 20ac02 2a060a0161120162 2a030a0163
          6869",
     );
+}
+
+#[test]
+fn presence() {
+    let told = Presence { name: "pi".into(), roles: vec!["server".into(), "a.b".into()], text: "21 °C".into() };
+    forward(Forward::Presence(told), "0000001e 08 00000019 0a027069 1206736572766572 1203612e62 1a063231 20c2b043");
+    forward(Forward::Presence(Presence::default()), "00000005 08 00000000");
 }
 
 #[test]

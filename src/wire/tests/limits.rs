@@ -8,8 +8,8 @@ use prost::Message;
 use super::{MAX_MESSAGE_BYTES, content, decoder, encode_back, encode_forward, forward_bytes, raw, read_forward};
 use crate::{
     types::{
-        Content, MAX_HEADER_BYTES, MAX_METADATA_BYTES, MAX_METADATA_ENTRIES, MAX_NAME_BYTES, MAX_TYPE_BYTES,
-        MESSAGE_BYTES_RANGE,
+        Content, MAX_HEADER_BYTES, MAX_METADATA_BYTES, MAX_METADATA_ENTRIES, MAX_NAME_BYTES, MAX_PRESENCE_BYTES,
+        MAX_ROLES, MAX_TYPE_BYTES, MESSAGE_BYTES_RANGE, Presence,
     },
     wire::{
         Back, Data, Ephemeral, Forward, Full, LaneState, Limit, Open, Outcome, Query, Skip, WireError, header, kind,
@@ -129,6 +129,34 @@ fn a_payload_over_the_limit_is_refused() {
 }
 
 #[test]
+fn a_presence_beyond_its_limits_is_refused_on_both_ends() {
+    let told = |name: &str, roles: &[&str], text: &str| Presence {
+        name: name.into(),
+        roles: roles.iter().map(ToString::to_string).collect(),
+        text: text.into(),
+    };
+    let long = "x".repeat(MAX_PRESENCE_BYTES + 1);
+    let id = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
+    for (presence, text) in [
+        (told(&"n".repeat(65), &[], ""), "name of a frame PRESENCE has 65 bytes, over the limit of 64"),
+        (told("a b", &[], ""), "name of a frame PRESENCE has characters that are not allowed there"),
+        (told(id, &[], ""), "name of a frame PRESENCE has characters that are not allowed there"),
+        (told("", &["r"; MAX_ROLES + 1], ""), "roles of a frame PRESENCE has 33 entries, over the limit of 32"),
+        (told("", &[&"r".repeat(33)], ""), "roles of a frame PRESENCE has 33 bytes, over the limit of 32"),
+        (told("", &[""], ""), "roles of a frame PRESENCE has characters that are not allowed there"),
+        (told("", &["é"], ""), "roles of a frame PRESENCE has characters that are not allowed there"),
+        (told("", &[], &long), "text of a frame PRESENCE has 257 bytes, over the limit of 256"),
+        (told("", &[], "a\u{1b}[2J"), "text of a frame PRESENCE has characters that are not allowed there"),
+        (told("", &[], "\u{85}"), "text of a frame PRESENCE has characters that are not allowed there"),
+    ] {
+        let Presence { name, roles, text: words } = presence.clone();
+        let header = header::Presence { name, roles, text: words }.encode_to_vec();
+        assert_eq!(encode_forward(&Forward::Presence(presence)).unwrap_err().to_string(), text);
+        assert_eq!(decoder().forward(raw(kind::PRESENCE, &header, b"")).unwrap_err().to_string(), text);
+    }
+}
+
+#[test]
 fn positions_are_checked() {
     let skip = |from, to| Forward::Skip(Skip { lane: 1, from, to, tag: 1, lost: false, id: None });
     let over = i64::MAX as u64 + 1;
@@ -156,7 +184,7 @@ fn positions_are_checked() {
 
 #[test]
 fn a_payload_where_none_belongs_is_refused() {
-    for kind in [kind::HELLO, kind::OPEN, kind::SKIP, kind::QUERY, kind::BYE] {
+    for kind in [kind::HELLO, kind::OPEN, kind::SKIP, kind::QUERY, kind::BYE, kind::PRESENCE] {
         let error = decoder().forward(raw(kind, b"", b"x")).unwrap_err();
         assert!(matches!(error, WireError::UnexpectedPayload { len: 1, .. }), "{error}");
     }
@@ -168,7 +196,7 @@ fn a_payload_where_none_belongs_is_refused() {
 
 #[test]
 fn unknown_kinds_and_those_of_the_other_direction_are_refused() {
-    for kind in [0x00, 0x08, 0x41, 0x49, 0xff] {
+    for kind in [0x00, 0x09, 0x41, 0x49, 0xff] {
         assert_eq!(decoder().forward(raw(kind, b"", b"")), Err(WireError::UnknownKind(kind)));
     }
     for kind in [0x00, 0x01, 0x07, 0x4a, 0xff] {

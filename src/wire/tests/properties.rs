@@ -8,7 +8,7 @@ use prost::Message;
 
 use super::{back_bytes, body, decoder, encode_back, encode_forward, forward_bytes, read_back, read_forward};
 use crate::{
-    types::{Channel, Content, Seq},
+    types::{Channel, Content, MAX_ROLES, Presence, Seq},
     wire::{
         Back, Data, Ephemeral, EphemeralOutcome, Forward, Full, Hello, LaneState, Limit, MAX_EPOCHS, MAX_GAPS, Open,
         Outcome, Query, Refusal, Skip, Welcome, header, kind,
@@ -61,7 +61,10 @@ fn forward() -> impl Strategy<Value = Forward> {
     let query = (any::<u32>(), id()).prop_map(|(lane, id)| Forward::Query(Query { lane, id }));
     let ephemeral = (any::<u64>(), channel(), content())
         .prop_map(|(number, channel, content)| Forward::Ephemeral(Ephemeral { number, channel, content }));
-    prop_oneof![hello, open, data, skip, query, ephemeral, Just(Forward::Bye)]
+    let roles = collection::vec("[a-zA-Z0-9._-]{1,32}", 0..=MAX_ROLES);
+    let presence = ("[a-z0-9._-]{0,45}", roles, "\\PC{0,64}")
+        .prop_map(|(name, roles, text)| Forward::Presence(Presence { name, roles, text }));
+    prop_oneof![hello, open, data, skip, query, ephemeral, presence, Just(Forward::Bye)]
 }
 
 fn back() -> impl Strategy<Value = Back> {
@@ -101,6 +104,7 @@ fn prost_bytes(kind: u8, header: &[u8]) -> Vec<u8> {
         kind::SKIP => again::<header::Skip>(header),
         kind::QUERY => again::<header::Query>(header),
         kind::EPHEMERAL => again::<header::Ephemeral>(header),
+        kind::PRESENCE => again::<header::Presence>(header),
         kind::WELCOME => again::<header::Welcome>(header),
         kind::REFUSED => again::<header::Refused>(header),
         kind::LANE_STATE => again::<header::LaneState>(header),
