@@ -57,6 +57,7 @@ fn no_daemon_is_69_for_every_command_that_needs_one() {
     for command in [
         &["status"][..],
         &["peers"],
+        &["peers", "--watch"],
         &["send", "pi", "hello"],
         &["listen"],
         &["queue", "ls"],

@@ -10,7 +10,7 @@ use tonic::Status;
 use super::errors::bad_field;
 use crate::{
     clock,
-    delivery::{Delivered, Outcome, Sent, State},
+    delivery::{Cause, Delivered, Outcome, Sent, State},
     proto,
     store::{Final, Progress, SentRecord, Trust},
     types::{
@@ -185,6 +185,18 @@ pub(super) fn trust(trust: Option<Trust>) -> proto::Trust {
         Some(Trust::Known) => proto::Trust::Known,
         Some(Trust::Trusted) => proto::Trust::Trusted,
         Some(Trust::Blocked) => proto::Trust::Blocked,
+    }
+}
+
+pub(super) fn cause(cause: Cause) -> proto::ChangeCause {
+    match cause {
+        Cause::Online => proto::ChangeCause::Online,
+        Cause::Offline => proto::ChangeCause::Offline,
+        Cause::Route => proto::ChangeCause::Route,
+        Cause::Presence => proto::ChangeCause::Presence,
+        Cause::Book => proto::ChangeCause::Book,
+        Cause::Joined => proto::ChangeCause::Joined,
+        Cause::Lan => proto::ChangeCause::Lan,
     }
 }
 

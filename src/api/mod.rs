@@ -7,6 +7,7 @@ mod errors;
 mod join;
 mod messages;
 mod peers;
+mod presence;
 mod server;
 mod service;
 mod status;
@@ -24,6 +25,7 @@ pub use self::server::{ServeError, bind, serve};
 use crate::{
     config::Settings,
     delivery::{Delivery, DeliveryOptions},
+    proto,
 };
 
 /// How long before a call's deadline its answer goes out.
@@ -78,6 +80,11 @@ impl Api {
     /// Largest gRPC frame in either direction.
     fn max_frame_bytes(&self) -> u64 {
         (self.options().max_message_bytes + FRAME_ROOM).max(MIN_FRAME_BYTES)
+    }
+
+    /// The first frame of most streams.
+    fn ready(&self) -> proto::Ready {
+        proto::Ready { instance_id: self.facts.instance_id.clone() }
     }
 
     fn check_open(&self) -> Result<(), Status> {

@@ -1,6 +1,6 @@
 //! ListPeers, Connect, Disconnect, Ping, AddPeer, RemovePeer, Block.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use libp2p::PeerId;
 use tonic::{Request, Status};
@@ -19,37 +19,24 @@ use crate::{
 
 /// Peers of one page: with all their addresses they fit into a gRPC frame.
 const MAX_PAGE: u32 = 500;
+/// Peers that the network is asked about one by one; for more, it is asked
+/// about all.
+const MAX_ASKED: usize = 8;
 /// Addresses of one AddPeer.
 const MAX_ADDRESSES: usize = 16;
 
 /// What is known of a peer, from all sides.
 #[derive(Default)]
-struct Known {
-    book: Option<BookPeer>,
+pub(super) struct Known {
+    pub(super) book: Option<BookPeer>,
     view: Option<PeerView>,
     queued: Fill,
 }
 
 impl Api {
     pub(super) async fn peers(&self, request: proto::ListPeersRequest) -> Result<proto::ListPeersResponse, Status> {
-        let mut known: BTreeMap<PeerId, Known> = BTreeMap::new();
-        for peer in self.delivery.book().await? {
-            let id = peer.peer;
-            known.entry(id).or_default().book = Some(peer);
-        }
-        for view in self.delivery.node().view().await?.peers {
-            let id = view.peer;
-            known.entry(id).or_default().view = Some(view);
-        }
-        let waiting = self.delivery.waiting().await?;
-        for (peer, fill, _) in waiting {
-            // A peer that is in no list still has messages waiting.
-            if fill.messages > 0 || known.contains_key(&peer) {
-                known.entry(peer).or_default().queued = fill;
-            }
-        }
-        known.remove(&self.delivery.node().local_peer_id());
-        let mut peers: Vec<proto::Peer> = known.into_iter().map(|(id, known)| self.row(id, &known)).collect();
+        let known = self.known(None).await?;
+        let mut peers: Vec<proto::Peer> = known.iter().map(|(id, known)| self.row(*id, known)).collect();
         peers.retain(|peer| peer.online || !request.online);
         // Those with a name first, then the book, then strangers.
         peers.sort_by_key(|peer| (peer.alias.is_empty(), peer.alias.clone(), !peer.in_book, peer.peer_id.clone()));
@@ -59,7 +46,50 @@ impl Api {
         Ok(proto::ListPeersResponse { peers, next_page_token: next.unwrap_or_default() })
     }
 
-    fn row(&self, id: PeerId, known: &Known) -> proto::Peer {
+    /// What is known of all peers, or of some; those of whom nothing is known
+    /// are left out.
+    pub(super) async fn known(&self, only: Option<&[PeerId]>) -> Result<BTreeMap<PeerId, Known>, Status> {
+        let wanted = only.map(|only| only.iter().collect::<HashSet<_>>());
+        let asked = |peer: &PeerId| wanted.as_ref().is_none_or(|wanted| wanted.contains(peer));
+        let mut known: BTreeMap<PeerId, Known> = BTreeMap::new();
+        let book = match only {
+            Some(only) => self.delivery.book_peers(only.to_vec()).await?,
+            None => self.delivery.book().await?,
+        };
+        for peer in book {
+            let id = peer.peer;
+            known.entry(id).or_default().book = Some(peer);
+        }
+        for view in self.views(only).await?.into_iter().filter(|view| asked(&view.peer)) {
+            let id = view.peer;
+            known.entry(id).or_default().view = Some(view);
+        }
+        for (peer, queued, _) in self.delivery.waiting().await? {
+            // A peer that is in no list still has messages waiting.
+            if known.contains_key(&peer) || (queued.messages > 0 && asked(&peer)) {
+                known.entry(peer).or_default().queued = queued;
+            }
+        }
+        // One that was connected a moment ago.
+        for peer in self.delivery.online_peers().into_iter().filter(asked) {
+            known.entry(peer).or_default();
+        }
+        known.remove(&self.delivery.node().local_peer_id());
+        Ok(known)
+    }
+
+    async fn views(&self, only: Option<&[PeerId]>) -> Result<Vec<PeerView>, Status> {
+        let node = self.delivery.node();
+        let Some(only) = only.filter(|only| only.len() <= MAX_ASKED) else { return Ok(node.view().await?.peers) };
+        let mut views = Vec::new();
+        for peer in only {
+            views.extend(node.view_peer(*peer).await?);
+        }
+        Ok(views)
+    }
+
+    pub(super) fn row(&self, id: PeerId, known: &Known) -> proto::Peer {
+        let status = self.delivery.peer_status(&id);
         let (book, view) = (known.book.as_ref(), known.view.as_ref());
         let best = view.and_then(|view| view.best.as_ref());
         let counters = self.delivery.counters(&id);
@@ -72,8 +102,8 @@ impl Api {
             trust: convert::trust(book.map(|book| book.trust)).into(),
             pinned: book.is_some_and(|book| book.pinned),
             in_book: book.is_some(),
-            online: best.is_some(),
-            route: convert::route(best.map(|(route, _)| *route)).into(),
+            online: status.online || best.is_some(),
+            route: convert::route(best.map(|(route, _)| *route).or(status.route)).into(),
             rtt_ms: view.and_then(|view| view.rtt).map_or(0.0, |rtt| rtt.as_secs_f64() * 1000.0),
             last_seen: book.map_or(0, |book| book.last_seen),
             addresses: addresses(id, book, view),
@@ -85,15 +115,16 @@ impl Api {
             sent: counters.sent,
             received: counters.received,
             reason: reason.into(),
+            name: status.presence.name,
+            roles: status.presence.roles,
+            presence: status.presence.text,
+            online_since: status.since,
         }
     }
 
     async fn peer_row(&self, id: PeerId) -> Result<proto::Peer, Status> {
-        let book = self.delivery.book_peer(id).await?;
-        let view = self.delivery.node().view_peer(id).await?;
-        let waiting = self.delivery.waiting().await?;
-        let queued = waiting.into_iter().find(|(peer, ..)| *peer == id).map_or(Fill::default(), |(_, fill, _)| fill);
-        Ok(self.row(id, &Known { book, view, queued }))
+        let known = self.known(Some(&[id])).await?;
+        Ok(self.row(id, known.get(&id).unwrap_or(&Known::default())))
     }
 
     pub(super) async fn connect_to(

@@ -11,6 +11,8 @@ type Answer<T> = Result<Response<T>, Status>;
 impl P2p for Api {
     type SendStreamStream = Answers<proto::SendStreamResponse>;
     type ListenStream = Answers<proto::ListenResponse>;
+    type WatchPeersStream = Answers<proto::WatchPeersResponse>;
+    type SetPresenceStream = Answers<proto::SetPresenceResponse>;
 
     async fn send(&self, request: Request<proto::SendRequest>) -> Answer<proto::SendResponse> {
         self.send_one(request).await.map(Response::new)
@@ -79,6 +81,14 @@ impl P2p for Api {
 
     async fn join(&self, request: Request<proto::JoinRequest>) -> Answer<proto::JoinResponse> {
         self.join_one(request).await.map(Response::new)
+    }
+
+    async fn watch_peers(&self, request: Request<proto::WatchPeersRequest>) -> Answer<Self::WatchPeersStream> {
+        self.watch(request.into_inner()).map(Response::new)
+    }
+
+    async fn set_presence(&self, request: Request<proto::SetPresenceRequest>) -> Answer<Self::SetPresenceStream> {
+        self.announce(request.into_inner()).map(Response::new)
     }
 
     async fn status(&self, _: Request<proto::StatusRequest>) -> Answer<proto::StatusResponse> {

@@ -129,7 +129,7 @@ type Frames<T> = mpsc::Sender<Result<T, Status>>;
 
 impl Api {
     /// A place among the streams, while it is kept.
-    fn stream_slot(&self) -> Result<OwnedSemaphorePermit, Status> {
+    pub(super) fn stream_slot(&self) -> Result<OwnedSemaphorePermit, Status> {
         self.check_open()?;
         self.streams.clone().try_acquire_owned().map_err(|_| {
             let max = u64::from(self.facts.settings.limits.max_streams);
@@ -175,7 +175,7 @@ impl Api {
     ) -> Result<Answers<proto::SendStreamResponse>, Status> {
         let slot = self.stream_slot()?;
         let (frames, answers) = mpsc::channel(FRAMES);
-        let ready = proto::Ready { instance_id: self.facts.instance_id.clone() };
+        let ready = self.ready();
         // There is room: nothing was sent yet.
         drop(frames.try_send(Ok(send_frame(send_stream_response::Frame::Ready(ready)))));
         let (api, items) = (self.clone(), request.into_inner());

@@ -148,7 +148,7 @@ mod tests {
         for line in [
             "p2p-node run --state-dir /s --listen /ip4/0.0.0.0/tcp/1 --listen /ip4/0.0.0.0/tcp/2 --trust open --no-mdns --log info",
             "p2p-node demo",
-            "p2p-node peers --online",
+            "p2p-node peers --online --watch",
             "p2p-node ping pi --count 3",
             "p2p-node connect /ip4/127.0.0.1/tcp/1/p2p/x",
             "p2p-node disconnect pi",

@@ -34,6 +34,7 @@ printed!(
     InviteResponse,
     JoinResponse,
     Peer,
+    PeerChange,
     PingResponse,
     RemovePeerResponse,
     SendResponse,
@@ -158,6 +159,7 @@ mod tests {
         check::<proto::InviteResponse>();
         check::<proto::JoinResponse>();
         check::<proto::Peer>();
+        check::<proto::PeerChange>();
         check::<proto::PingResponse>();
         check::<proto::RemovePeerResponse>();
         check::<proto::SentMessage>();

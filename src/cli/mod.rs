@@ -22,6 +22,7 @@ mod shell;
 mod signals;
 mod socket;
 mod status;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -80,6 +81,7 @@ async fn dispatch(command: ClientCommand, global: &Global) -> Result<(), Failure
     match command {
         ClientCommand::Demo => demo::demo(out).await,
         ClientCommand::Status => status::status(global, out).await,
+        ClientCommand::Peers(args) if args.watch => watch::watch(args.online, global, out).await,
         ClientCommand::Peers(args) => peers::list(&args, global, out).await,
         ClientCommand::Peer(command) => peers::peer(command, global, out).await,
         ClientCommand::Invite(args) => join::invite(args, global, out).await,

@@ -19,12 +19,27 @@ Examples:
   p2p-node peer add 12D3Koo... --alias pi
   p2p-node peer add 12D3Koo... --address /ip4/192.0.2.1/udp/4001/quic-v1 --pinned";
 
+const WATCH_EXAMPLES: &str = "\
+SAYS is what the peer and its apps tell of themselves: its name, roles, a text.
+
+With --watch, peers are printed as they are and then one line for each change;
+with --json, each line has cause, peer, invite_id and detail, and the cause of
+what was there at the start is CHANGE_CAUSE_UNSPECIFIED.
+
+Examples:
+  p2p-node peers --online
+  p2p-node peers --watch";
+
 /// Arguments of `peers`.
 #[derive(Debug, Args)]
+#[command(after_help = WATCH_EXAMPLES)]
 pub(super) struct PeersArgs {
-    /// Only those connected now
+    /// Only those online now
     #[arg(long)]
-    online: bool,
+    pub(super) online: bool,
+    /// Go on, and print who comes, goes or changes
+    #[arg(long)]
+    pub(super) watch: bool,
 }
 
 /// The address book's commands.
@@ -166,8 +181,8 @@ fn objects(peers: &[Peer], out: Out) -> Result<(), Failure> {
     peers.iter().try_for_each(|peer| out.object(peer))
 }
 
-fn peers_text(peers: &[Peer], now: SystemTime) -> String {
-    let mut table = Table::new(&["NAME", "TRUST", "ROUTE", "RTT", "LAST SEEN", "QUEUED", "PEER ID"]);
+pub(super) fn peers_text(peers: &[Peer], now: SystemTime) -> String {
+    let mut table = Table::new(&["NAME", "TRUST", "ROUTE", "RTT", "LAST SEEN", "QUEUED", "SAYS", "PEER ID"]);
     for peer in peers {
         table.row(vec![
             peer_name(peer),
@@ -176,6 +191,7 @@ fn peers_text(peers: &[Peer], now: SystemTime) -> String {
             if peer.online { rtt(peer.rtt_ms) } else { "-".to_owned() },
             seen(peer, now),
             queued(peer),
+            or_dash(says(peer)),
             peer.peer_id.clone(),
         ]);
     }
@@ -183,13 +199,14 @@ fn peers_text(peers: &[Peer], now: SystemTime) -> String {
 }
 
 fn book_text(peers: &[Peer]) -> String {
-    let mut table = Table::new(&["ALIAS", "TRUST", "PINNED", "PEER ID", "ADDRESSES"]);
+    let mut table = Table::new(&["ALIAS", "TRUST", "PINNED", "SAYS", "PEER ID", "ADDRESSES"]);
     for peer in peers {
         let alias = if peer.alias.is_empty() { "-" } else { &peer.alias };
         let mut row = vec![
             alias.to_owned(),
             trust(peer.trust),
             if peer.pinned { "yes" } else { "no" }.to_owned(),
+            or_dash(says(peer)),
             peer.peer_id.clone(),
             peer.addresses.first().cloned().unwrap_or_else(|| "-".to_owned()),
         ];
@@ -201,6 +218,25 @@ fn book_text(peers: &[Peer]) -> String {
         }
     }
     table.take()
+}
+
+/// What the peer and its apps tell of themselves; its name only where it is
+/// called otherwise here.
+pub(super) fn says(peer: &Peer) -> String {
+    let mut parts = Vec::new();
+    if peer.name != peer.alias {
+        parts.push(peer.name.clone());
+    }
+    parts.push(peer.roles.join("+"));
+    if !peer.presence.is_empty() {
+        parts.push(format!("\"{}\"", peer.presence));
+    }
+    parts.retain(|part| !part.is_empty());
+    parts.join(", ")
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
 }
 
 fn seen(peer: &Peer, now: SystemTime) -> String {
@@ -231,6 +267,9 @@ mod tests {
                 online: true,
                 route: Route::Lan.into(),
                 rtt_ms: 0.414,
+                name: "raspberry".into(),
+                roles: vec!["cam".into(), "server".into()],
+                presence: "21 °C".into(),
                 ..Default::default()
             },
             Peer {
@@ -243,9 +282,9 @@ mod tests {
             },
         ];
         let expected = "\
-NAME       TRUST    ROUTE  RTT      LAST SEEN  QUEUED               PEER ID
-pi         trusted  LAN    0.41 ms  online     0                    12D3KooWabcdefgh
-…stuvwxyz  known    -      -        -          1,200 NOT_CONNECTED  12D3KooWstuvwxyz
+NAME       TRUST    ROUTE  RTT      LAST SEEN  QUEUED               SAYS                            PEER ID
+pi         trusted  LAN    0.41 ms  online     0                    raspberry, cam+server, \"21 °C\"  12D3KooWabcdefgh
+…stuvwxyz  known    -      -        -          1,200 NOT_CONNECTED  -                               12D3KooWstuvwxyz
 ";
         assert_eq!(peers_text(&peers, SystemTime::now()), expected);
     }
@@ -254,9 +293,9 @@ pi         trusted  LAN    0.41 ms  online     0                    12D3KooWabcd
     fn the_book_lists_each_address() {
         let peers = [Peer { peer_id: "x".into(), addresses: vec!["/a".into(), "/b".into()], ..Default::default() }];
         let expected = "\
-ALIAS  TRUST  PINNED  PEER ID  ADDRESSES
--      -      no      x        /a
-                               /b
+ALIAS  TRUST  PINNED  SAYS  PEER ID  ADDRESSES
+-      -      no      -     x        /a
+                                     /b
 ";
         assert_eq!(book_text(&peers), expected);
     }

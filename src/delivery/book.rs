@@ -122,12 +122,13 @@ impl Delivery {
         Ok(self.inner.store.write(|db| db.book()).await?)
     }
 
-    /// One peer of the book.
+    /// Those of some peers that are in the book.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn book_peer(&self, peer: PeerId) -> Result<Option<BookPeer>, DeliveryError> {
-        Ok(self.inner.store.write(move |db| db.peer(&peer)).await?)
+    pub async fn book_peers(&self, peers: Vec<PeerId>) -> Result<Vec<BookPeer>, DeliveryError> {
+        let read = move |db: &mut crate::store::Db| peers.iter().filter_map(|peer| db.peer(peer).transpose()).collect();
+        Ok(self.inner.store.write(read).await?)
     }
 
     /// The peer of a name.
@@ -153,11 +154,13 @@ impl Delivery {
         .await
     }
 
-    /// Takes an entry over that the store has: for decisions, and into the
-    /// network. To be called in turn with the change itself.
+    /// Takes an entry over that the store has: for decisions, into the network,
+    /// and to watchers. To be called in turn with the change itself.
     pub(super) async fn adopt(&self, peer: &BookPeer) -> Result<(), DeliveryError> {
         self.inner.change(|book| book.put(peer));
-        self.tell_policy(peer).await
+        self.tell_policy(peer).await?;
+        self.inner.roster.book_changed(peer.peer, self.is_trusted(&peer.peer), true);
+        Ok(())
     }
 
     /// Takes a peer out of the book and closes its connections; false if it was
@@ -174,6 +177,7 @@ impl Delivery {
                 let policy = PeerPolicy { standing: Standing::Stranger, pinned: false, addresses: Vec::new() };
                 inner.node.set_policy(peer, policy).await.map_err(|_| DeliveryError::Closed)?;
                 inner.node.disconnect(peer).await.map_err(|_| DeliveryError::Closed)?;
+                inner.roster.book_changed(peer, inner.is_trusted(&peer), false);
             }
             Ok(removed)
         })

@@ -31,7 +31,7 @@ use crate::{
     node::{Direction, Link, Received},
     protocol::{Receiver, ReceiverEffect, ReceiverInput},
     store::{Arrival, BatchDone, StoreError},
-    types::{Channel, Content, Route},
+    types::{Channel, Content, Presence, Route},
     wire::{Back, Forward},
 };
 
@@ -166,7 +166,7 @@ impl Task {
         self.receiver.handle(ReceiverInput::Flush);
         if count == 0 {
             self.receiver.handle(ReceiverInput::LinkDown(id.0));
-            self.link = None;
+            self.lose_link();
         }
     }
 
@@ -179,11 +179,20 @@ impl Task {
                     let outcome = self.hand_over(&channel, content);
                     self.receiver.handle(ReceiverInput::EphemeralDone { link, number, outcome });
                 }
+                ReceiverEffect::Presence { link, presence, frames } => self.told_presence(link, presence, frames),
                 effect => self.wishes.push(effect),
             }
         }
         self.up.store(self.receiver.is_up(), Ordering::Relaxed);
         self.start_store();
+    }
+
+    fn told_presence(&mut self, number: u64, presence: Presence, frames: u32) {
+        let (inner, peer) = (&self.inner, self.peer);
+        if !inner.roster.told(peer, presence, frames, || inner.is_trusted(&peer)) {
+            self.receiver.handle(ReceiverInput::LinkDown(number));
+            self.close(number, "the peer tells what it is too often");
+        }
     }
 
     fn hand_over(&self, channel: &Channel, mut content: Content) -> crate::wire::EphemeralOutcome {
@@ -204,8 +213,13 @@ impl Task {
     fn close(&mut self, number: u64, why: &'static str) {
         tracing::debug!(peer = %self.peer, why, "inbound link closed");
         if self.link.as_ref().is_some_and(|open| open.id.0 == number) {
-            self.link = None;
+            self.lose_link();
         }
+    }
+
+    fn lose_link(&mut self) {
+        self.link = None;
+        self.inner.roster.unlinked(self.peer);
     }
 
     fn start_store(&mut self) {

@@ -151,6 +151,7 @@ impl Inner {
     fn joined(&self, peer: PeerId, alias: Option<&str>, invite_id: &str, agent: &str) {
         let agent: String = agent.chars().filter(|c| matches!(c, ' '..='~')).take(MAX_AGENT_CHARS).collect();
         tracing::info!(%peer, alias, invite_id, agent, "a node joined with a ticket and is trusted");
+        self.roster.joined(peer, invite_id);
     }
 }
 

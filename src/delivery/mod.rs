@@ -9,6 +9,7 @@
 //! protocol's machine for it (`outbound`, `inbound`); `router` starts
 //! them and brings links to them; `upkeep` does what time demands.
 
+mod announce;
 mod attempts;
 mod book;
 mod care;
@@ -20,10 +21,12 @@ mod invite;
 mod join;
 mod link;
 mod listen;
+mod notes;
 mod outbound;
 mod outbox;
 mod progress;
 mod receipts;
+mod roster;
 mod router;
 mod send;
 mod task;
@@ -44,12 +47,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::upkeep::{read_mark, write_mark};
 pub use self::{
+    announce::Announcement,
     book::BookEntry,
     error::DeliveryError,
     invite::{Invitation, InviteError},
     join::{JoinError, Membership},
     listen::{Delivered, ListenSpec, Listener},
     receipts::Receipts,
+    roster::{Cause, Change, News, PeerStatus, Watcher},
     send::{Ephemeral, Outcome, Pending, SendSpec, Sent, State},
 };
 use crate::{clock::StoreClock, node::Node, store::Store};
@@ -89,6 +94,8 @@ struct Inner {
     clock: Arc<StoreClock>,
     options: DeliveryOptions,
     hub: Arc<hub::Hub>,
+    roster: Arc<roster::Roster>,
+    announced: Arc<announce::Announcements>,
     book: RwLock<book::BookCache>,
     /// Held during a change of the book.
     book_turn: Arc<tokio::sync::Mutex<()>>,
@@ -139,8 +146,10 @@ impl Delivery {
             store,
             node,
             clock,
+            announced: announce::Announcements::new(options.name.clone()),
             options,
             hub: Arc::default(),
+            roster: Arc::default(),
             book: RwLock::new(book::BookCache::new(&book)),
             book_turn: Arc::default(),
             book_version: watch::Sender::new(0),

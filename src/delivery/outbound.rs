@@ -15,7 +15,7 @@ use std::{
 
 use libp2p::PeerId;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 
@@ -28,10 +28,10 @@ use super::{
     task::answered,
 };
 use crate::{
-    node::{Direction, Link, Received},
+    node::{Direction, Link, LinkId, Received},
     protocol::{EphemeralEnd, Sender, SenderEffect, SenderInput},
     store::{Buried, StoreError},
-    types::Channel,
+    types::{Channel, Presence},
     wire::{Back, Forward, Full},
 };
 
@@ -98,6 +98,8 @@ impl Task {
 
     pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let mut book = self.inner.book_version.subscribe();
+        let mut announced = self.inner.announced.watch();
+        self.tell_presence(&mut announced);
         let stop = self.inner.stop.clone();
         let (mut received, mut asked) = (Vec::new(), Vec::new());
         loop {
@@ -119,6 +121,7 @@ impl Task {
                 }
                 () = self.outbox.has_news(), if self.scanned => self.take_news(),
                 _ = book.changed() => self.check_trust(),
+                _ = announced.changed() => self.tell_presence(&mut announced),
                 () = at(tick) => self.handle(SenderInput::Tick),
                 () = at(self.due), if self.store.is_none() => self.due = None,
             }
@@ -234,6 +237,11 @@ impl Task {
         if rescan || recheck {
             self.wishes.push(SenderEffect::Rescan);
         }
+    }
+
+    fn tell_presence(&mut self, announced: &mut watch::Receiver<Arc<Presence>>) {
+        let presence = announced.borrow_and_update().clone();
+        self.handle(SenderInput::Presence(presence));
     }
 
     fn check_trust(&mut self) {

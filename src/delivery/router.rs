@@ -2,10 +2,10 @@
 
 use tokio::sync::mpsc;
 
-use super::{Delivery, DeliveryError};
+use super::{Delivery, DeliveryError, notes::Note};
 use crate::{
-    clock,
     node::{Direction, Link, NodeEvent},
+    store::Trust,
 };
 
 impl Delivery {
@@ -17,7 +17,10 @@ impl Delivery {
     /// When the store fails.
     pub async fn start(&self, events: mpsc::Receiver<NodeEvent>) -> Result<mpsc::Receiver<String>, DeliveryError> {
         let (fatal, failures) = mpsc::channel(1);
-        self.inner.tasks.spawn(self.clone().route(events, fatal));
+        let (notes, noted) = mpsc::channel(super::notes::QUEUE);
+        self.inner.tasks.spawn(self.clone().route(events, notes, fatal));
+        self.inner.tasks.spawn(self.clone().note(noted));
+        self.inner.tasks.spawn(self.clone().keep_roster());
         self.inner.tasks.spawn(self.clone().keep_up());
         for peer in self.inner.store.write(|db| db.waiting_peers()).await? {
             self.inner.outbox(&peer);
@@ -25,13 +28,18 @@ impl Delivery {
         Ok(failures)
     }
 
-    async fn route(self, mut events: mpsc::Receiver<NodeEvent>, fatal: mpsc::Sender<String>) {
+    async fn route(
+        self,
+        mut events: mpsc::Receiver<NodeEvent>,
+        notes: mpsc::Sender<Note>,
+        fatal: mpsc::Sender<String>,
+    ) {
         loop {
             tokio::select! {
                 biased;
                 () = self.inner.stop.cancelled() => return,
                 event = events.recv() => match event {
-                    Some(event) => self.event(event, &fatal).await,
+                    Some(event) => self.event(event, &notes, &fatal),
                     None => {
                         // Nobody waits for the cause when all is going down.
                         drop(fatal.try_send("the network task ended".to_owned()));
@@ -42,17 +50,34 @@ impl Delivery {
         }
     }
 
-    async fn event(&self, event: NodeEvent, fatal: &mpsc::Sender<String>) {
+    /// Never waits: a slow disk must not delay what others learn of peers.
+    fn event(&self, event: NodeEvent, notes: &mpsc::Sender<Note>, fatal: &mpsc::Sender<String>) {
+        let note = |note: Note| {
+            if notes.try_send(note).is_err() {
+                tracing::debug!("what was learned of a peer was not noted: the store is behind");
+            }
+        };
+        let note_seen = |peer| {
+            if self.inner.trust(&peer).is_some() {
+                note(Note::Seen(peer));
+            }
+        };
+        let roster = &self.inner.roster;
         match event {
             NodeEvent::Link(link) => self.link(link),
-            NodeEvent::Connected(info) => self.seen(info.peer).await,
-            NodeEvent::Disconnected(peer) => self.seen(peer).await,
             NodeEvent::Join(attempt) => self.take_in(attempt),
-            NodeEvent::AddressWorked(peer, address) => {
-                let noted =
-                    self.inner.store.write(move |db| db.address_worked(&peer, &address, clock::wall_ms())).await;
-                log_failure(noted.err());
+            NodeEvent::Connected(info) => {
+                roster.connected(&info);
+                note_seen(info.peer);
             }
+            NodeEvent::Disconnected(peer, why) => {
+                let trust = self.inner.trust(&peer);
+                roster.disconnected(peer, why, trust == Some(Trust::Blocked), trust.is_some());
+                note_seen(peer);
+            }
+            NodeEvent::Rerouted(peer, route) => roster.rerouted(peer, route),
+            NodeEvent::OnLan(peer, there) => roster.on_lan(peer, there),
+            NodeEvent::AddressWorked(peer, address) => note(Note::Worked(peer, address)),
             NodeEvent::Fatal(cause) => drop(fatal.try_send(cause)),
         }
     }
@@ -69,16 +94,11 @@ impl Delivery {
         }
     }
 
-    /// Notes the time for peers of the book.
-    async fn seen(&self, peer: libp2p::PeerId) {
-        if self.inner.trust(&peer).is_some() {
-            log_failure(self.inner.store.write(move |db| db.peer_seen(&peer, clock::wall_ms())).await.err());
+    async fn keep_roster(self) {
+        let inner = &self.inner;
+        tokio::select! {
+            () = inner.stop.cancelled() => {}
+            () = inner.roster.run(|peer| inner.trust(peer).is_some()) => {}
         }
-    }
-}
-
-fn log_failure(error: Option<crate::store::StoreError>) {
-    if let Some(error) = error {
-        tracing::warn!(%error, "what was learned of a peer was not noted");
     }
 }

@@ -23,8 +23,12 @@ pub enum NodeEvent {
     Link(Link),
     /// The first connection to a peer is up.
     Connected(ConnectionInfo),
-    /// The last connection to a peer is gone.
-    Disconnected(PeerId),
+    /// The last connection to a peer is gone; the text says why, for a person.
+    Disconnected(PeerId, String),
+    /// The best connection to a connected peer runs another way now.
+    Rerouted(PeerId, Route),
+    /// A peer was seen on the local network (true), or is not any more.
+    OnLan(PeerId, bool),
     /// A peer presents the secret of a ticket.
     Join(JoinAttempt),
     /// A dialled address led to the peer: worth remembering.

@@ -66,6 +66,17 @@ pub(super) struct Peer {
     pub(super) inbound_budget: Arc<Semaphore>,
     /// When it was last complained about.
     pub(super) warned: Option<Instant>,
+    /// What others were told of it last.
+    pub(super) told: Told,
+}
+
+/// What others are told of a peer when it becomes different.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// Of the best connection, if there is one.
+    pub(super) route: Option<Route>,
+    /// Seen on the local network.
+    pub(super) on_lan: bool,
 }
 
 /// One connection.
@@ -147,6 +158,7 @@ impl Peer {
             outbound_budget: io::budget(max_message_bytes),
             inbound_budget: io::budget(max_message_bytes),
             warned: None,
+            told: Told::default(),
         }
     }
 

@@ -21,7 +21,7 @@ use super::{
         steer::Step,
     },
     listen::Listeners,
-    peers::Peers,
+    peers::{Peers, Told},
     pending::{Dial, Opening, Pending, Purpose, Waiter},
     ping::Measured,
     redial::Redial,
@@ -288,6 +288,7 @@ impl Task {
     /// Does what a peer needs after something changed: its outbound link, its
     /// place among those to be connected, the connection to keep.
     pub(super) fn attend(&mut self, peer: PeerId, now: Instant) {
+        self.tell_changes(peer);
         self.steering.clear(&peer);
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         let links_allowed = (self.trust_open || entry.is_trusted() || entry.wanted) && !entry.is_blocked();
@@ -317,6 +318,22 @@ impl Task {
             false => self.redial.remove(&peer),
         }
         self.peers.tidy(peer);
+    }
+
+    /// Tells others what became different about a peer; that it came or went is
+    /// told where that is noticed.
+    pub(super) fn tell_changes(&mut self, peer: PeerId) {
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        let now = Told { route: entry.best().map(|best| best.route), on_lan: !entry.lan.is_empty() };
+        let before = std::mem::replace(&mut entry.told, now);
+        if let (Some(before), Some(now)) = (before.route, now.route)
+            && before != now
+        {
+            self.sink.push(NodeEvent::Rerouted(peer, now));
+        }
+        if before.on_lan != now.on_lan {
+            self.sink.push(NodeEvent::OnLan(peer, now.on_lan));
+        }
     }
 
     fn keep(&mut self, peer: PeerId, before: Option<ConnectionId>, after: Option<ConnectionId>) {

@@ -136,7 +136,7 @@ impl TestNode {
     }
 
     pub(crate) async fn disconnected(&mut self, peer: PeerId) {
-        self.wait(|event| matches!(event, NodeEvent::Disconnected(other) if *other == peer)).await;
+        self.wait(|event| matches!(event, NodeEvent::Disconnected(other, _) if *other == peer)).await;
     }
 
     pub(crate) async fn stop(self) {

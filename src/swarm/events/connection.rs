@@ -71,9 +71,10 @@ impl Task {
         let trusted = entry.is_trusted();
         if last {
             entry.rtt = None;
-            log_disconnected(peer, trusted, cause);
+            let cause = cause.map_or_else(|| "closed here".to_owned(), |cause| cause.to_string());
+            log_disconnected(peer, trusted, &cause);
             self.redial.lost(peer, now, rand::random());
-            self.sink.push(NodeEvent::Disconnected(peer));
+            self.sink.push(NodeEvent::Disconnected(peer, cause));
         }
         self.attend(peer, now);
     }
@@ -171,8 +172,7 @@ fn log_connected(info: &ConnectionInfo, trusted: bool) {
     }
 }
 
-fn log_disconnected(peer: PeerId, trusted: bool, cause: Option<ConnectionError>) {
-    let cause = cause.map_or_else(|| "closed here".to_owned(), |cause| cause.to_string());
+fn log_disconnected(peer: PeerId, trusted: bool, cause: &str) {
     if trusted {
         info!(%peer, %cause, "peer disconnected");
     } else {

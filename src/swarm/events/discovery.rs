@@ -33,6 +33,7 @@ impl Task {
             self.forget_seen(&peer);
             return debug!(%peer, "too many strangers on the local network; not listed");
         }
+        self.tell_changes(peer);
         self.redial.hint(peer, now);
         self.dial_seen(peer, now);
     }
