@@ -12,10 +12,10 @@ use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, SwarmBuilder, identity::
 use libp2p_stream::{Control, IncomingStreams};
 use p2p_node::{
     proto::{self, MessageState, Wait},
-    types::Content,
+    types::{Content, Presence},
     wire::{
-        Back, Data, Decoder, Ephemeral, FRAME_PREFIX_BYTES, Forward, Full, Hello, LaneState, Limit, Open, Outcome,
-        Query, Skip, Welcome, encode_back, encode_forward,
+        Back, Data, Decoder, Ephemeral, FEATURE_PRESENCE, FRAME_PREFIX_BYTES, Forward, Full, Hello, LaneState, Limit,
+        Open, Outcome, Query, Skip, Welcome, encode_back, encode_forward,
     },
 };
 use support::{Daemon, Options, eventually, message, send_to};
@@ -139,6 +139,11 @@ fn hello() -> Forward {
     Forward::Hello(Hello { version: 1, features: 0 })
 }
 
+fn told(text: &str) -> Forward {
+    let roles = vec!["server".to_owned()];
+    Forward::Presence(Presence { name: String::new(), roles, text: text.to_owned() })
+}
+
 fn open(lane: u32) -> Forward {
     Forward::Open(Open { lane, channel: format!("in-{lane}").into(), epoch: 7, previous: Vec::new() })
 }
@@ -173,6 +178,7 @@ fn entries() -> Vec<Entry> {
         entry("SKIP to the last position", true, forward([skip(LAST), data(1, LAST)]), ClosedIfTrusted),
         entry("5,000 OPENs", true, forward((2..5002).map(open)), Whatever),
         entry("20,000 QUERYs", true, forward((0..20_000).map(query)), Whatever),
+        entry("100,000 PRESENCEs", true, forward((0..100_000).map(|n| told(&n.to_string()))), ClosedIfTrusted),
         entry("garbage", false, vec![0xff; 4096], Closed),
         entry("garbage after HELLO", true, (0..4096u32).map(|n| (n * 31 % 251) as u8).collect(), Closed),
         entry("an oversized length", true, (64u32 << 20).to_be_bytes().to_vec(), Closed),
@@ -566,4 +572,69 @@ async fn a_peer_that_forgets_again_and_again_is_counted_and_told_of_once() {
     eventually("the loss counted", || async { (victim.status().await.lost_by_restore > 0).then_some(()) }).await;
     assert!(victim.status().await.lost_by_restore <= TAKEN);
     assert_eq!(victim.log().matches("was replaced by an older copy").count(), 1, "told once a minute");
+}
+
+/// As a trusted peer of another version, or none that plays by the rules, sees
+/// presence and shows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn presence_goes_only_to_those_who_take_it_and_ends_with_their_links() {
+    let (victim, _friend, raw) = attacked().await;
+    let row = || async {
+        let peers = victim.client().await.list_peers(proto::ListPeersRequest::default()).await.unwrap().into_inner();
+        peers.peers.into_iter().find(|row| row.peer_id == raw.id()).unwrap_or_default()
+    };
+    let hello = |features| forward([Forward::Hello(Hello { version: 1, features })]);
+    let welcome = |features| back([Back::Welcome(Welcome { version: 1, features, max_message_bytes: 1 << 20 })]);
+
+    // A stranger that tells nevertheless is not heard.
+    let mut connection = raw.connect();
+    let mut stream = connection.open().await;
+    pour(&mut stream, &[hello(FEATURE_PRESENCE), forward([told("stranger")])].concat()).await;
+    assert!(matches!(read_back(&mut stream).await, Back::Refused(_)));
+    assert_eq!(row().await.presence, "");
+
+    trust(&victim, &raw).await;
+    let request = proto::SetPresenceRequest { roles: vec!["app".into()], text: "hello".into() };
+    let mut announced = victim.client().await.set_presence(request).await.unwrap().into_inner();
+    announced.message().await.unwrap();
+
+    // One without the bit is never told.
+    let mut stream = connection.accept().await;
+    pour(&mut stream, &welcome(0)).await;
+    while let Ok(body) = timeout(STALL, read_body(&mut stream)).await {
+        let frame = Decoder::new(1 << 20).forward(body.unwrap().into()).unwrap();
+        assert!(!matches!(frame, Forward::Presence(_)), "{frame:?}");
+    }
+    drop((stream, connection));
+
+    // One with it, and bits that nobody knows yet, is told at once.
+    let mut connection = raw.connect();
+    let mut stream = connection.accept().await;
+    pour(&mut stream, &welcome(u64::MAX)).await;
+    let presence = loop {
+        let body = timeout(STEP, read_body(&mut stream)).await.expect("a frame in time").unwrap();
+        if let Forward::Presence(presence) = Decoder::new(1 << 20).forward(body.into()).unwrap() {
+            break presence;
+        }
+    };
+    assert_eq!((presence.roles, presence.text), (vec!["app".to_owned()], "hello".to_owned()));
+
+    // What it tells is shown until a link comes that will not tell, or none is
+    // left.
+    let mut telling = connection.open().await;
+    pour(&mut telling, &[hello(FEATURE_PRESENCE), forward([told("one"), told("two")])].concat()).await;
+    eventually("what it tells", || async { (row().await.presence == "two").then_some(()) }).await;
+    assert_eq!(row().await.roles, ["server"]);
+    let mut silent = connection.open().await;
+    pour(&mut silent, &hello(0)).await;
+    eventually("nothing", || async { row().await.presence.is_empty().then_some(()) }).await;
+    let mut telling = connection.open().await;
+    pour(&mut telling, &[hello(FEATURE_PRESENCE), forward([told("three")])].concat()).await;
+    eventually("what it tells", || async { (row().await.presence == "three").then_some(()) }).await;
+    drop((telling, silent));
+    eventually("nothing, still online", || async {
+        let row = row().await;
+        (row.online && row.presence.is_empty() && row.roles.is_empty()).then_some(())
+    })
+    .await;
 }

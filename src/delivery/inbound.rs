@@ -179,7 +179,7 @@ impl Task {
                     let outcome = self.hand_over(&channel, content);
                     self.receiver.handle(ReceiverInput::EphemeralDone { link, number, outcome });
                 }
-                ReceiverEffect::Presence { link, presence, frames } => self.told_presence(link, presence, frames),
+                ReceiverEffect::Presence { link, presence } => self.told_presence(link, presence),
                 effect => self.wishes.push(effect),
             }
         }
@@ -187,9 +187,9 @@ impl Task {
         self.start_store();
     }
 
-    fn told_presence(&mut self, number: u64, presence: Presence, frames: u32) {
+    fn told_presence(&mut self, number: u64, presence: Presence) {
         let (inner, peer) = (&self.inner, self.peer);
-        if !inner.roster.told(peer, presence, frames, || inner.is_trusted(&peer)) {
+        if !inner.roster.told(peer, presence, || inner.is_trusted(&peer)) {
             self.receiver.handle(ReceiverInput::LinkDown(number));
             self.close(number, "the peer tells what it is too often");
         }

@@ -28,7 +28,7 @@ use super::{
     task::answered,
 };
 use crate::{
-    node::{Direction, Link, LinkId, Received},
+    node::{Direction, Link, Received},
     protocol::{EphemeralEnd, Sender, SenderEffect, SenderInput},
     store::{Buried, StoreError},
     types::{Channel, Presence},

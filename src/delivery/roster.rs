@@ -34,8 +34,9 @@ const SETTLE: Duration = Duration::from_secs(2);
 const MAX_WAITING: usize = 1024;
 /// Tickets of one peer that wait to be told.
 const MAX_JOINED: usize = 8;
-/// Frames of presence that a peer may send at once, and then one for each
-/// interval. Peers send at most four a second.
+/// How often a peer may tell what it is at once, and then once in each
+/// interval; frames that are read together are one time, so that none of a link
+/// that was held up are too many. Peers tell at most four times a second.
 const PRESENCE_BURST: u32 = 64;
 const PRESENCE_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -123,7 +124,7 @@ struct Peer {
     lost: Option<(i64, String)>,
     offline_at: Option<Instant>,
     silent_at: Option<Instant>,
-    /// Frames of presence that it may send.
+    /// How often it may tell what it is.
     allowance: u32,
     refilled: Instant,
 }
@@ -157,13 +158,13 @@ impl Peer {
         }
     }
 
-    /// Whether so many more frames of presence are within the pace.
-    fn may_tell(&mut self, frames: u32, now: Instant) -> bool {
+    /// Whether telling now what it is, is within the pace.
+    fn may_tell(&mut self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.refilled).as_millis() / PRESENCE_INTERVAL.as_millis();
         let passed = u32::try_from(passed).unwrap_or(u32::MAX);
         self.refilled = if passed >= PRESENCE_BURST { now } else { self.refilled + PRESENCE_INTERVAL * passed };
         self.allowance = self.allowance.saturating_add(passed).min(PRESENCE_BURST);
-        let left = self.allowance.checked_sub(frames);
+        let left = self.allowance.checked_sub(1);
         self.allowance = left.unwrap_or(0);
         left.is_some()
     }
@@ -314,11 +315,11 @@ impl Roster {
     /// under the lock that [`Roster::book_changed`] takes after a change. A link
     /// comes after its connection and ends before; what is left of it then is
     /// for nothing.
-    pub(super) fn told(&self, id: PeerId, presence: Presence, frames: u32, trusted: impl FnOnce() -> bool) -> bool {
+    pub(super) fn told(&self, id: PeerId, presence: Presence, trusted: impl FnOnce() -> bool) -> bool {
         let now = Instant::now();
         let mut state = lock(&self.state);
         let Some(peer) = state.peers.get_mut(&id).filter(|peer| peer.status.online) else { return true };
-        let within = peer.may_tell(frames, now);
+        let within = peer.may_tell(now);
         if within && trusted() {
             state.set_presence(id, presence);
         }
@@ -492,7 +493,7 @@ mod tests {
         let (roster, peer) = (Arc::new(Roster::default()), PeerId::random());
         let watcher = roster.watch();
         roster.connected(&info(peer, Route::Lan));
-        let tell = |text: &str| assert!(roster.told(peer, presence(text), 1, || true));
+        let tell = |text: &str| assert!(roster.told(peer, presence(text), || true));
         let text = || roster.status(&peer).presence.text;
         tell("a");
         tell("a");
@@ -508,7 +509,7 @@ mod tests {
         causes(&watcher);
         roster.book_changed(peer, false, true);
         assert_eq!((text().as_str(), causes(&watcher)), ("", vec![Cause::Presence, Cause::Book]));
-        assert!(roster.told(peer, presence("d"), 1, || false));
+        assert!(roster.told(peer, presence("d"), || false));
         assert_eq!((text().as_str(), causes(&watcher)), ("", vec![]));
         tell("e");
         roster.disconnected(peer, "blocked".into(), true, true);
@@ -519,13 +520,14 @@ mod tests {
     fn a_peer_that_tells_without_end_is_noticed() {
         let (roster, peer) = (Roster::default(), PeerId::random());
         roster.connected(&info(peer, Route::Lan));
-        let told = (0..1000).take_while(|n| roster.told(peer, presence(&n.to_string()), 1, || true)).count();
+        let told = (0..1000).take_while(|n| roster.told(peer, presence(&n.to_string()), || true)).count();
         assert!((64..100).contains(&told), "{told}");
         let mut state = lock(&roster.state);
         let slow = state.peers.get_mut(&peer).unwrap();
         let start = Instant::now();
-        assert!((1..1000).all(|n| slow.may_tell(1, start + PRESENCE_INTERVAL * n)));
-        assert!(!slow.may_tell(PRESENCE_BURST + 1, start + Duration::from_secs(10_000)));
+        assert!((1..1000).all(|n| slow.may_tell(start + PRESENCE_INTERVAL * n)));
+        let late = start + Duration::from_secs(10_000);
+        assert_eq!((0..1000).filter(|_| slow.may_tell(late)).count(), PRESENCE_BURST as usize);
     }
 
     #[test]

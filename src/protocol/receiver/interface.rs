@@ -153,14 +153,13 @@ pub enum ReceiverEffect {
         /// The message.
         id: String,
     },
-    /// The peer told what it is; replaces what it told before.
+    /// The peer told what it is, perhaps several times since the last
+    /// [`ReceiverInput::Flush`]; replaces what it told before.
     Presence {
         /// The link it came on.
         link: LinkNumber,
         /// As told last.
         presence: Presence,
-        /// Frames that told it: those before the last do not matter.
-        frames: u32,
     },
     /// Hand an ephemeral message to whoever listens.
     Ephemeral {

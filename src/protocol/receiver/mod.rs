@@ -44,9 +44,8 @@ struct Live {
     lanes: BTreeMap<u32, Lane>,
     by_channel: BTreeMap<Channel, u32>,
     questions: usize,
-    /// What the peer told of itself last, and in how many frames, since
-    /// [`ReceiverInput::Flush`].
-    presence: Option<(Presence, u32)>,
+    /// What the peer told of itself last, since [`ReceiverInput::Flush`].
+    presence: Option<Presence>,
 }
 
 /// The state machine; see the module.
@@ -153,7 +152,7 @@ impl Receiver {
                 link.greeted = true;
                 if hello.features & FEATURE_PRESENCE == 0 {
                     // It will never tell, so what it told before is over.
-                    link.presence = Some((Presence::default(), 1));
+                    link.presence = Some(Presence::default());
                 }
                 self.greet();
             }
@@ -167,10 +166,7 @@ impl Receiver {
             (Forward::Skip(skip), true) => self.skip(skip),
             (Forward::Query(query), true) => self.query(query),
             (Forward::Ephemeral(message), true) => self.ephemeral(message),
-            (Forward::Presence(presence), true) => {
-                let frames = link.presence.take().map_or(0, |(_, frames)| frames);
-                link.presence = Some((presence, frames + 1));
-            }
+            (Forward::Presence(presence), true) => link.presence = Some(presence),
         }
     }
 
@@ -369,9 +365,9 @@ impl Receiver {
     /// Only the last of those that came together counts.
     fn tell_presence(&mut self) {
         if let Some(link) = &mut self.link
-            && let Some((presence, frames)) = link.presence.take_if(|_| self.trusted)
+            && let Some(presence) = link.presence.take_if(|_| self.trusted)
         {
-            self.effects.push_back(ReceiverEffect::Presence { link: link.number, presence, frames });
+            self.effects.push_back(ReceiverEffect::Presence { link: link.number, presence });
         }
     }
 
