@@ -63,7 +63,7 @@ func TestMessagesBothWays(t *testing.T) {
 		must(t, err)
 		var body struct{ Answer int }
 		must(t, delivery.DecodeJSON(&body))
-		if body.Answer != 42 || delivery.Type != "json" || delivery.DecodeJSON(new([]int)) == nil {
+		if body.Answer != 42 || delivery.Metadata["content-type"] != "application/json" || delivery.DecodeJSON(new([]int)) == nil {
 			t.Fatalf("delivered: %+v", delivery)
 		}
 		break

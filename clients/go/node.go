@@ -43,7 +43,7 @@ type Node struct {
 	// Ends when the Node is closed.
 	life  context.Context
 	close context.CancelFunc
-	// SetPresence streams.
+	// Goroutines that Close waits for.
 	tasks sync.WaitGroup
 
 	mu        sync.Mutex
@@ -128,9 +128,26 @@ func Dial(ctx context.Context, options ...Option) (*Node, error) {
 // Close ends the connection and all that uses it: iterators, senders and
 // presence. What was sent and is on disk goes on its way.
 func (n *Node) Close() error {
+	n.mu.Lock()
 	n.close()
+	n.mu.Unlock()
 	n.tasks.Wait()
 	return n.conn.Close()
+}
+
+// spawn starts a task that Close waits for; false when it is too late.
+func (n *Node) spawn(task func()) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.life.Err() != nil {
+		return false
+	}
+	n.tasks.Add(1)
+	go func() {
+		defer n.tasks.Done()
+		task()
+	}()
+	return true
 }
 
 // API gives the generated stubs on this connection, for what this package

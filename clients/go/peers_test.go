@@ -90,8 +90,6 @@ func TestWatchPeersTellsEveryChange(t *testing.T) {
 func TestAClientFindsItsServer(t *testing.T) {
 	a, b := pair(t)
 	ctx := within(t)
-	_, err := a.Connect(ctx, b.PeerID())
-	must(t, err)
 	log := &logTo{}
 	dialled := make(chan error, 1)
 	var client *p2pnode.Client
@@ -114,8 +112,6 @@ func TestAClientFindsItsServer(t *testing.T) {
 	equal(t, take(t, server.Node, "", 1), []string{`"hello"`})
 	// It stays announced when the daemon below is restarted.
 	must(t, b.Restart(ctx))
-	_, err = a.Connect(ctx, b.PeerID())
-	must(t, err)
 	peer, err := client.FindRole(ctx, p2pnode.RoleServer)
 	must(t, err)
 	if peer.PeerId != b.PeerID() {
@@ -126,7 +122,7 @@ func TestAClientFindsItsServer(t *testing.T) {
 	other := dial(t, c)
 	must(t, p2pnode.Introduce(ctx, a.Node, other))
 	must(t, other.SetPresence(ctx, "the other one", p2pnode.RoleServer, "spare"))
-	_, err = a.Connect(ctx, other.PeerID())
+	_, err = client.FindRole(ctx, "spare")
 	must(t, err)
 	eventually(t, "the role is ambiguous", func() bool {
 		_, err := client.FindRole(ctx, p2pnode.RoleServer)

@@ -15,12 +15,14 @@ import (
 func (n *Node) SetPresence(ctx context.Context, text string, roles ...string) error {
 	ctx, cancel := n.bound(ctx)
 	first := make(chan error, 1)
-	n.tasks.Add(1)
-	go func() {
-		defer n.tasks.Done()
+	spawned := n.spawn(func() {
 		defer cancel()
 		n.announce(ctx, &p2pv1.SetPresenceRequest{Text: text, Roles: roles}, first)
-	}()
+	})
+	if !spawned {
+		cancel()
+		return n.failed(ctx, nil)
+	}
 	return <-first
 }
 

@@ -93,8 +93,6 @@ func TestTheChat(t *testing.T) {
 	lacks(t, a.SetPresence(within(t), "", "probe"))
 	server := launch(t, build(t, "examples/chat/server"), a.Daemon)
 	server.expect(t, "ready: "+a.PeerID())
-	_, err := b.Connect(within(t), a.PeerID())
-	must(t, err)
 	client := launch(t, build(t, "examples/chat/client"), b.Daemon, "-name", "bob")
 	client.expect(t, "talking to "+a.PeerID())
 	client.say(t, "hello")

@@ -77,8 +77,8 @@ func (n *Node) Send(ctx context.Context, peer string, message Message, options .
 	return sent, nil
 }
 
-// SendJSON sends v as JSON; otherwise as [Node.Send]. The message's type is
-// "json".
+// SendJSON sends v on a channel, as [JSON] makes a message of it; otherwise as
+// [Node.Send].
 func (n *Node) SendJSON(ctx context.Context, peer, channel string, v any, options ...SendOption) (Sent, error) {
 	message, err := JSON(v)
 	if err != nil {
@@ -88,13 +88,14 @@ func (n *Node) SendJSON(ctx context.Context, peer, channel string, v any, option
 	return n.Send(ctx, peer, message, options...)
 }
 
-// JSON makes a message of v, with the type "json".
+// JSON makes a message with v as its payload, and the metadata "content-type"
+// that says so.
 func JSON(v any) (Message, error) {
 	payload, err := json.Marshal(v)
 	if err != nil {
 		return Message{}, fmt.Errorf("no JSON can be made of the body: %w", err)
 	}
-	return Message{Type: "json", Payload: payload}, nil
+	return Message{Payload: payload, Metadata: map[string]string{"content-type": "application/json"}}, nil
 }
 
 // sendRequest also tells whether the id was made here.

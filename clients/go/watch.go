@@ -6,6 +6,8 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/p2p-node/p2p-node/clients/go/p2pv1"
 )
@@ -114,10 +116,24 @@ func (n *Node) watch(ctx context.Context, wait *waiting, yield func(PeerEvent) b
 	}
 }
 
+const (
+	// Between two rounds of dialling peers that may have a role: the first
+	// pause and the longest.
+	firstRound   = time.Second
+	longestRound = 30 * time.Second
+	// Peers that are dialled at once.
+	dialsAtOnce = 8
+)
+
 // FindRole waits until a trusted peer announces a role, and returns that peer.
+// Roles are known of connected peers only: it connects to trusted ones that
+// are not.
 //
 // Errors: [ErrAmbiguous] when several do; ctx ended.
 func (n *Node) FindRole(ctx context.Context, role string) (*Peer, error) {
+	ctx, cancel := n.bound(ctx)
+	defer cancel()
+	n.spawn(func() { n.reach(ctx) })
 	found := map[string]*Peer{}
 	note := func(peer *Peer) {
 		if peer.Trust == TrustTrusted && slices.Contains(peer.Roles, role) {
@@ -154,6 +170,40 @@ func (n *Node) FindRole(ctx context.Context, role string) (*Peer, error) {
 		}
 	}
 	return nil, ErrClosed
+}
+
+// reach connects to the trusted peers that are not connected, again and again,
+// until ctx ends. Those that cannot be reached now may be the next time.
+func (n *Node) reach(ctx context.Context) {
+	for pause := firstRound; ; pause = min(2*pause, longestRound) {
+		peers, err := n.Peers(ctx)
+		if err != nil {
+			return
+		}
+		var dials sync.WaitGroup
+		places := make(chan struct{}, dialsAtOnce)
+		for _, peer := range peers {
+			if peer.Trust != TrustTrusted || peer.Online || len(peer.Addresses) == 0 {
+				continue
+			}
+			places <- struct{}{}
+			dials.Add(1)
+			go func() {
+				defer dials.Done()
+				defer func() { <-places }()
+				target := &p2pv1.ConnectRequest_Peer{Peer: peer.PeerId}
+				_, _ = n.api.Connect(ctx, &p2pv1.ConnectRequest{Target: target})
+			}()
+		}
+		dials.Wait()
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
 }
 
 func names(peers map[string]*Peer) string {
