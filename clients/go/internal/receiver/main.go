@@ -100,8 +100,10 @@ func recall(file *os.File) (lines int, last uint64, err error) {
 			return 0, 0, fmt.Errorf("line %d of %s: %w", lines, file.Name(), err)
 		}
 	}
-	if err := file.Truncate(int64(len(whole))); err != nil {
-		return 0, 0, err
+	if len(whole) < len(text) {
+		if err := file.Truncate(int64(len(whole))); err != nil {
+			return 0, 0, err
+		}
 	}
 	_, err = file.Seek(int64(len(whole)), io.SeekStart)
 	return lines, last, err
