@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"math"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -30,7 +31,7 @@ func UntilStored() SendOption {
 // Timeout is how long Send waits for the peer; 10 s without it. A message that
 // is still on its way then is no error. A Sender ignores it.
 func Timeout(d time.Duration) SendOption {
-	return func(r *p2pv1.SendRequest) { r.TimeoutMs = uint32(millis(d)) }
+	return func(r *p2pv1.SendRequest) { r.TimeoutMs = uint32(min(millis(d), math.MaxUint32)) }
 }
 
 // TTL is how long the message may wait to be stored by the peer; without it,

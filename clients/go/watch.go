@@ -46,18 +46,30 @@ type PeerEvent struct {
 	Detail string
 }
 
+// WatchOption narrows what is watched.
+type WatchOption func(*p2pv1.WatchPeersRequest)
+
+// BookOnly leaves out peers that are not in the address book.
+func BookOnly() WatchOption {
+	return func(r *p2pv1.WatchPeersRequest) { r.BookOnly = true }
+}
+
 // WatchPeers yields all peers as [Node.Peers] lists them, then every change.
 // Another snapshot comes when the daemon was restarted or the loop did not
 // keep up: it replaces what was known.
 //
 // The loop ends after it yielded an error: ctx ended, or the daemon refused.
-func (n *Node) WatchPeers(ctx context.Context) iter.Seq2[PeerEvent, error] {
+func (n *Node) WatchPeers(ctx context.Context, options ...WatchOption) iter.Seq2[PeerEvent, error] {
 	return func(yield func(PeerEvent, error) bool) {
 		ctx, cancel := n.bound(ctx)
 		defer cancel()
+		request := &p2pv1.WatchPeersRequest{}
+		for _, option := range options {
+			option(request)
+		}
 		var wait waiting
 		for {
-			more, err := n.watch(ctx, &wait, func(event PeerEvent) bool { return yield(event, nil) })
+			more, err := n.watch(ctx, request, &wait, func(event PeerEvent) bool { return yield(event, nil) })
 			if !more {
 				return
 			}
@@ -75,13 +87,13 @@ func (n *Node) WatchPeers(ctx context.Context) iter.Seq2[PeerEvent, error] {
 }
 
 // watch yields what one stream brings; more is false when the loop was left.
-func (n *Node) watch(ctx context.Context, wait *waiting, yield func(PeerEvent) bool) (more bool, err error) {
+func (n *Node) watch(ctx context.Context, request *p2pv1.WatchPeersRequest, wait *waiting, yield func(PeerEvent) bool) (more bool, err error) {
 	if _, err := n.Status(ctx); err != nil {
 		return true, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := n.api.WatchPeers(ctx, &p2pv1.WatchPeersRequest{})
+	stream, err := n.api.WatchPeers(ctx, request)
 	if err != nil {
 		return true, err
 	}
@@ -143,7 +155,7 @@ func (n *Node) FindRole(ctx context.Context, role string) (*Peer, error) {
 		}
 	}
 	told := false
-	for event, err := range n.WatchPeers(ctx) {
+	for event, err := range n.WatchPeers(ctx, BookOnly()) {
 		if err != nil {
 			return nil, fmt.Errorf("no peer with the role %q: %w", role, err)
 		}
@@ -183,7 +195,7 @@ func (n *Node) reach(ctx context.Context) {
 		var dials sync.WaitGroup
 		places := make(chan struct{}, dialsAtOnce)
 		for _, peer := range peers {
-			if peer.Trust != TrustTrusted || peer.Online || len(peer.Addresses) == 0 {
+			if peer.Trust != TrustTrusted || peer.Connections > 0 || len(peer.Addresses) == 0 {
 				continue
 			}
 			places <- struct{}{}
