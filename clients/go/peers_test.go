@@ -113,6 +113,7 @@ func TestAClientFindsItsServer(t *testing.T) {
 	equal(t, take(t, server.Node, "", 1), []string{`"hello"`})
 	// The role is announced again when the daemon below it is back.
 	b.Kill()
+	must(t, client.Disconnect(ctx, b.PeerID())) // or it is noticed only in time
 	eventually(t, "the server is offline", func() bool {
 		peers, err := client.Peers(ctx)
 		must(t, err)
