@@ -19,8 +19,9 @@ const (
 	// How long a consumer may still be held by the loop before this one, whose
 	// end the daemon has not noticed yet, or by a process that just died.
 	heldGrace = 3 * time.Second
-	// How long a loop that was left waits to tell the daemon how far it came.
-	lastAckWait = 5 * time.Second
+	// How long a loop that was left waits to tell the daemon how far it came:
+	// enough for a restart.
+	lastAckWait = 2 * time.Second
 )
 
 // Delivery is a message handed to this app.
@@ -140,6 +141,17 @@ func (n *Node) Batches(ctx context.Context, channel string, options ...ListenOpt
 	}
 }
 
+// consumer names who reads what.
+type consumer struct{ channel, name string }
+
+func (l *listener) consumer() consumer {
+	name := l.request.Consumer
+	if name == "" {
+		name = "default"
+	}
+	return consumer{l.request.Channel, name}
+}
+
 // listener is one loop over a channel.
 type listener struct {
 	node    *Node
@@ -176,6 +188,12 @@ func (n *Node) listen(ctx context.Context, channel string, options []ListenOptio
 		option(&with)
 	}
 	l := &listener{node: n, request: with.request, wake: make(chan struct{}, 1), seen: with.after, done: with.after}
+	if !l.request.Peek {
+		n.mu.Lock()
+		l.done = max(l.done, n.untold[l.consumer()])
+		n.mu.Unlock()
+		l.seen = l.done
+	}
 	l.ctx, l.cancel = n.bound(ctx)
 	l.acks.Add(1)
 	go l.acknowledge()
@@ -291,9 +309,7 @@ func (l *listener) unsubscribe() {
 // daemon never had that, its store was replaced, and cursors begin anew: what
 // comes now may not be taken for what was done.
 func (l *listener) catchUp() error {
-	l.mu.Lock()
-	done := l.done
-	l.mu.Unlock()
+	done, _ := l.progress()
 	if done == 0 || l.request.Peek {
 		return nil
 	}
@@ -351,13 +367,10 @@ func (l *listener) acknowledge() {
 }
 
 func (l *listener) acknowledgeOnce(ctx context.Context) {
-	l.mu.Lock()
-	done := l.done
-	if done <= l.acked || l.request.Peek {
-		l.mu.Unlock()
+	done, acked := l.progress()
+	if done <= acked || l.request.Peek {
 		return
 	}
-	l.mu.Unlock()
 	err := l.ack(ctx, done)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -376,25 +389,40 @@ func (l *listener) ack(ctx context.Context, cursor uint64) error {
 	return asError(ctx, err)
 }
 
-// close ends the loop and tells the daemon how far it came.
+// close ends the loop and tells the daemon how far it came. If that cannot be
+// told, the next loop of this Node remembers it.
 func (l *listener) close() {
 	parent := l.ctx
 	l.unsubscribe()
 	l.cancel()
 	l.acks.Wait()
-	l.mu.Lock()
-	open := l.done > l.acked && !l.request.Peek
-	l.mu.Unlock()
-	if !open || l.node.life.Err() != nil {
+	done, acked := l.progress()
+	if l.request.Peek {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), lastAckWait)
-	defer cancel()
-	l.acknowledgeOnce(ctx)
+	if done > acked && l.node.life.Err() == nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), lastAckWait)
+		defer cancel()
+		request := &p2pv1.AckRequest{Channel: l.request.Channel, Consumer: l.request.Consumer, Cursor: done}
+		if _, err := call(ctx, l.node, l.node.api.Ack, request); err == nil {
+			acked = done
+		} else {
+			l.node.log.Warn("p2p-node: the daemon could not be told what is done, another process would get it again",
+				"channel", l.request.Channel, "consumer", l.request.Consumer, "done", done, "error", err)
+		}
+	}
+	l.node.mu.Lock()
+	defer l.node.mu.Unlock()
+	if done > acked {
+		l.node.untold[l.consumer()] = done
+	} else {
+		delete(l.node.untold, l.consumer())
+	}
+}
+
+// progress is the newest cursor that is done, and that the daemon knows to be.
+func (l *listener) progress() (done, acked uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.done > l.acked {
-		l.node.log.Warn("p2p-node: the daemon could not be told what is done, it will come again",
-			"channel", l.request.Channel, "consumer", l.request.Consumer, "from", l.acked+1, "to", l.done)
-	}
+	return l.done, l.acked
 }

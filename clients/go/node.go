@@ -48,6 +48,9 @@ type Node struct {
 
 	mu        sync.Mutex
 	downSince time.Time
+	// What loops have done and the daemon could not be told: for the next
+	// loop on that consumer.
+	untold map[consumer]uint64
 }
 
 // Option changes how [Dial] connects.
@@ -86,7 +89,7 @@ func Dial(ctx context.Context, options ...Option) (*Node, error) {
 	for _, option := range options {
 		option(&with)
 	}
-	n := &Node{log: with.log, socket: &socket{fixed: with.socket}}
+	n := &Node{log: with.log, socket: &socket{fixed: with.socket}, untold: map[consumer]uint64{}}
 	n.frame.Store(defaultFrame)
 	conn, err := grpc.NewClient("passthrough:///p2p-node",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),

@@ -69,6 +69,33 @@ func TestSendWaitsForTheDaemon(t *testing.T) {
 	equal(t, take(t, node, "", 1), []string{"x"})
 }
 
+// What a loop has done is done for the next one, too, though the daemon could
+// not be told between them.
+func TestALoopLeftWhileTheDaemonIsDown(t *testing.T) {
+	daemon := start(t)
+	log := &logTo{}
+	node := dial(t, daemon, p2pnode.WithLogger(log.logger()))
+	ctx := within(t)
+	for n := range 3 {
+		_, err := node.Send(ctx, node.PeerID(), p2pnode.Message{Payload: fmt.Append(nil, n)})
+		must(t, err)
+	}
+	for delivery, err := range node.Messages(ctx, "", p2pnode.MaxBatch(3)) {
+		must(t, err)
+		if string(delivery.Payload) == "0" {
+			daemon.Kill()
+			continue
+		}
+		delivery.Ack()
+		break
+	}
+	if !strings.Contains(log.String(), "could not be told") {
+		t.Fatalf("log: %s", log)
+	}
+	must(t, daemon.Restart(ctx))
+	equal(t, take(t, node, "", 1, p2pnode.Consumer("default")), []string{"2"})
+}
+
 // Both daemons are killed and started again and again while messages flow.
 func TestTenThousandMessagesOverRestarts(t *testing.T) {
 	const messages = 10_000
