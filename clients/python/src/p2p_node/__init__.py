@@ -1,0 +1,71 @@
+"""Durable messages between peers: the client of the p2p-node daemon.
+
+This is the asyncio face; `p2p_node.blocking` has the same names for programs
+without asyncio.
+"""
+
+from ._connection import find_socket
+from ._listen import Messages
+from .daemon import Daemon
+from .errors import (
+    AlreadyExists,
+    Closed,
+    DataLoss,
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    LimitExceeded,
+    NotFound,
+    OutOfRange,
+    P2PError,
+    PermissionDenied,
+    SeveralServers,
+    Unavailable,
+    Unimplemented,
+)
+from .message import (
+    Body,
+    ChangeCause,
+    Message,
+    MessageState,
+    Reason,
+    ReceivedMessage,
+    Route,
+    Sent,
+    Trust,
+)
+from .node import Node, P2PClient, P2PServer
+
+__all__ = [
+    "AlreadyExists",
+    "Body",
+    "ChangeCause",
+    "Closed",
+    "Daemon",
+    "DataLoss",
+    "DeadlineExceeded",
+    "FailedPrecondition",
+    "Internal",
+    "InvalidArgument",
+    "LimitExceeded",
+    "Message",
+    "MessageState",
+    "Messages",
+    "Node",
+    "NotFound",
+    "OutOfRange",
+    "P2PClient",
+    "P2PError",
+    "P2PServer",
+    "PermissionDenied",
+    "Reason",
+    "ReceivedMessage",
+    "Route",
+    "Sent",
+    "SeveralServers",
+    "Trust",
+    "Unavailable",
+    "Unimplemented",
+    "find_socket",
+]

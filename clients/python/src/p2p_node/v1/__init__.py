@@ -1,0 +1,1 @@
+"""Generated from the daemon's API, package p2p.v1: messages and the gRPC stub."""
