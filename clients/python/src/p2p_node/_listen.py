@@ -33,7 +33,7 @@ _ACK_PAUSE = 0.02
 #: How long a consumer is kept for the next loop after one was left, in seconds.
 _LINGER = 5.0
 #: How long the daemon may take to notice that this process gave a consumer up.
-_RELEASED_WITHIN = 10.0
+_RELEASED_WITHIN = 3.0
 #: How long a last acknowledgement may take, in seconds.
 _LAST_ACK = 5.0
 

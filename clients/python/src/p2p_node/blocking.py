@@ -22,7 +22,8 @@ from typing import Any, Generic, Literal, TypeVar, cast
 from . import node as _async
 from ._listen import Messages as _AsyncMessages
 from .daemon import Daemon
-from .message import Body, Message, Received, Sent
+from .message import Body, Message, Received, Sent, Trust
+from .peers import Connected, Invitation, Joined, Peer, PeerChange, Pong, Removed, SentMessage
 from .v1 import message_pb2 as pb
 
 __all__ = ["Daemon", "Message", "Messages", "Node", "P2PClient", "P2PServer", "ReceivedMessage"]
@@ -265,7 +266,7 @@ class _Node(Generic[AnyNode]):
         """As `p2p_node.Node.ack`."""
         return _run(self._node.ack(cursor, channel=channel, consumer=consumer))
 
-    def get_message(self, id: str, *, peer: str | None = None, channel: str | None = None) -> pb.SentMessage:
+    def get_message(self, id: str, *, peer: str | None = None, channel: str | None = None) -> SentMessage:
         """As `p2p_node.Node.get_message`."""
         return _run(self._node.get_message(id, peer=peer, channel=channel))
 
@@ -276,19 +277,19 @@ class _Node(Generic[AnyNode]):
         peer: str | None = None,
         channel: str | None = None,
         timeout: float | None = 10.0,
-    ) -> pb.SentMessage:
+    ) -> SentMessage:
         """As `p2p_node.Node.cancel`."""
         return _run(self._node.cancel(id, peer=peer, channel=channel, timeout=timeout))
 
-    def peers(self, *, online: bool = False) -> list[pb.Peer]:
+    def peers(self, *, online: bool = False) -> list[Peer]:
         """As `p2p_node.Node.peers`."""
         return _run(self._node.peers(online=online))
 
-    def watch_peers(self, *, book_only: bool = False) -> Iterator[pb.PeerChange]:
+    def watch_peers(self, *, book_only: bool = False) -> Iterator[PeerChange]:
         """As `p2p_node.Node.watch_peers`, for a plain `for`."""
         changes = self._node.watch_peers(book_only=book_only)
 
-        async def step() -> pb.PeerChange:
+        async def step() -> PeerChange:
             return await changes.__anext__()
 
         try:
@@ -303,31 +304,31 @@ class _Node(Generic[AnyNode]):
         *,
         alias: str = "",
         addresses: Iterable[str] = (),
-        trust: int = pb.TRUST_UNSPECIFIED,
+        trust: Trust = Trust.TRUSTED,
         pinned: bool | None = None,
-    ) -> pb.Peer:
+    ) -> Peer:
         """As `p2p_node.Node.add_peer`."""
         return _run(self._node.add_peer(peer, alias=alias, addresses=addresses, trust=trust, pinned=pinned))
 
-    def remove_peer(self, peer: str) -> pb.RemovePeerResponse:
+    def remove_peer(self, peer: str) -> Removed:
         """As `p2p_node.Node.remove_peer`."""
         return _run(self._node.remove_peer(peer))
 
     def invite(
         self, *, alias: str = "", expires: float | None = None, timeout: float | None = 20.0
-    ) -> pb.InviteResponse:
+    ) -> Invitation:
         """As `p2p_node.Node.invite`."""
         return _run(self._node.invite(alias=alias, expires=expires, timeout=timeout))
 
-    def join(self, ticket: str, *, alias: str = "", timeout: float | None = 35.0) -> pb.JoinResponse:
+    def join(self, ticket: str, *, alias: str = "", timeout: float | None = 35.0) -> Joined:
         """As `p2p_node.Node.join`."""
         return _run(self._node.join(ticket, alias=alias, timeout=timeout))
 
-    def connect(self, target: str, *, timeout: float | None = 10.0) -> pb.ConnectResponse:
+    def connect(self, target: str, *, timeout: float | None = 10.0) -> Connected:
         """As `p2p_node.Node.connect`."""
         return _run(self._node.connect(target, timeout=timeout))
 
-    def ping(self, peer: str, *, timeout: float | None = 10.0) -> pb.PingResponse:
+    def ping(self, peer: str, *, timeout: float | None = 10.0) -> Pong:
         """As `p2p_node.Node.ping`."""
         return _run(self._node.ping(peer, timeout=timeout))
 

@@ -15,7 +15,18 @@ from ._listen import Messages, Subscription
 from ._presence import Announcement, watch
 from ._send import Sender, receipt
 from .errors import DeadlineExceeded, InvalidArgument, NotFound, P2PError, SeveralServers
-from .message import Body, MessageState, Reason, Received, ReceivedMessage, Sent, to_proto, to_sent
+from .message import Body, Received, ReceivedMessage, Sent, Trust, to_proto, to_sent
+from .peers import (
+    Connected,
+    Invitation,
+    Joined,
+    Peer,
+    PeerChange,
+    Pong,
+    Removed,
+    SentMessage,
+    convert,
+)
 from .v1 import message_pb2 as pb
 
 SelfNode = TypeVar("SelfNode", bound="Node")
@@ -258,7 +269,7 @@ class Node:
         *,
         peer: str | None = None,
         channel: str | None = None,
-    ) -> pb.SentMessage:
+    ) -> SentMessage:
         """What became of a message sent from here.
 
         Raises:
@@ -270,7 +281,7 @@ class Node:
         answer = await self._connection.call(
             "GetMessage", lambda stub, left: stub.GetMessage(request, timeout=left), _CALL
         )
-        return answer.message
+        return convert(SentMessage, answer.message)
 
     async def cancel(
         self,
@@ -279,30 +290,30 @@ class Node:
         peer: str | None = None,
         channel: str | None = None,
         timeout: float | None = _CALL,
-    ) -> pb.SentMessage:
+    ) -> SentMessage:
         """Takes back a message, unless the peer has it; the state says which."""
         request = pb.CancelRequest(id=id, peer=peer, channel=channel)
         answer = await self._connection.call(
             "Cancel", lambda stub, left: stub.Cancel(request, timeout=left), timeout
         )
-        return answer.message
+        return convert(SentMessage, answer.message)
 
     # Peers
 
-    async def peers(self, *, online: bool = False) -> list[pb.Peer]:
+    async def peers(self, *, online: bool = False) -> list[Peer]:
         """All peers, or those connected: one row each."""
-        rows = list[pb.Peer]()
+        rows = list[Peer]()
         request = pb.ListPeersRequest(online=online)
         while True:
             answer = await self._connection.call(
                 "ListPeers", lambda stub, left: stub.ListPeers(request, timeout=left), _CALL
             )
-            rows.extend(answer.peers)
+            rows.extend(convert(Peer, row) for row in answer.peers)
             request.page_token = answer.next_page_token
             if not request.page_token:
                 return rows
 
-    async def watch_peers(self, *, book_only: bool = False) -> AsyncGenerator[pb.PeerChange, None]:
+    async def watch_peers(self, *, book_only: bool = False) -> AsyncGenerator[PeerChange, None]:
         """The peers as they are (cause SNAPSHOT), then every change.
 
         After a restart of the daemon, what differs comes in the same way.
@@ -310,7 +321,7 @@ class Node:
         async with aclosing(watch(self._connection, book_only)) as changes_of_table:
             async for _, changes in changes_of_table:
                 for change in changes:
-                    yield change
+                    yield convert(PeerChange, change)
 
     async def add_peer(
         self,
@@ -318,9 +329,9 @@ class Node:
         *,
         alias: str = "",
         addresses: Iterable[str] = (),
-        trust: int = pb.TRUST_UNSPECIFIED,
+        trust: Trust = Trust.TRUSTED,
         pinned: bool | None = None,
-    ) -> pb.Peer:
+    ) -> Peer:
         """Puts a peer into the address book, trusted unless `trust` says KNOWN."""
         request = pb.AddPeerRequest(
             peer=peer,
@@ -332,46 +343,57 @@ class Node:
         answer = await self._connection.call(
             "AddPeer", lambda stub, left: stub.AddPeer(request, timeout=left), _CALL
         )
-        return answer.peer
+        return convert(Peer, answer.peer)
 
-    async def remove_peer(self, peer: str) -> pb.RemovePeerResponse:
+    async def remove_peer(self, peer: str) -> Removed:
         """Takes a peer out of the address book; it is not trusted any more."""
         request = pb.RemovePeerRequest(peer=peer)
-        return await self._connection.call(
-            "RemovePeer", lambda stub, left: stub.RemovePeer(request, timeout=left), _CALL
+        return convert(
+            Removed,
+            await self._connection.call(
+                "RemovePeer", lambda stub, left: stub.RemovePeer(request, timeout=left), _CALL
+            ),
         )
 
     async def invite(
         self, *, alias: str = "", expires: float | None = None, timeout: float | None = 2 * _CALL
-    ) -> pb.InviteResponse:
+    ) -> Invitation:
         """Makes a ticket with which one other node can join; `expires` in seconds (1 h)."""
         request = pb.InviteRequest(alias=alias, expires_ms=_milliseconds(expires, "expires"))
         # Not asked again: a second ticket would stay open.
-        return await self._connection.call(
-            "Invite", lambda stub, left: stub.Invite(request, timeout=left), timeout, again=False
+        return convert(
+            Invitation,
+            await self._connection.call(
+                "Invite", lambda stub, left: stub.Invite(request, timeout=left), timeout, again=False
+            ),
         )
 
-    async def join(self, ticket: str, *, alias: str = "", timeout: float | None = _JOIN) -> pb.JoinResponse:
+    async def join(self, ticket: str, *, alias: str = "", timeout: float | None = _JOIN) -> Joined:
         """Redeems another node's ticket: both trust each other from then on."""
         request = pb.JoinRequest(ticket=ticket, alias=alias)
-        return await self._connection.call(
-            "Join", lambda stub, left: stub.Join(request, timeout=left), timeout
+        return convert(
+            Joined,
+            await self._connection.call("Join", lambda stub, left: stub.Join(request, timeout=left), timeout),
         )
 
-    async def connect(self, target: str, *, timeout: float | None = _CALL) -> pb.ConnectResponse:
+    async def connect(self, target: str, *, timeout: float | None = _CALL) -> Connected:
         """Connects to a peer: an id, an alias, or a multiaddr that ends in /p2p/PEER_ID."""
         request = (
             pb.ConnectRequest(address=target) if target.startswith("/") else pb.ConnectRequest(peer=target)
         )
-        return await self._connection.call(
-            "Connect", lambda stub, left: stub.Connect(request, timeout=left), timeout
+        return convert(
+            Connected,
+            await self._connection.call(
+                "Connect", lambda stub, left: stub.Connect(request, timeout=left), timeout
+            ),
         )
 
-    async def ping(self, peer: str, *, timeout: float | None = _CALL) -> pb.PingResponse:
+    async def ping(self, peer: str, *, timeout: float | None = _CALL) -> Pong:
         """Measures the round trip to a peer, connecting first if needed."""
         request = pb.PingRequest(peer=peer)
-        return await self._connection.call(
-            "Ping", lambda stub, left: stub.Ping(request, timeout=left), timeout
+        return convert(
+            Pong,
+            await self._connection.call("Ping", lambda stub, left: stub.Ping(request, timeout=left), timeout),
         )
 
     async def status(self, *, timeout: float | None = _CALL) -> pb.StatusResponse:
@@ -466,14 +488,7 @@ class Node:
                 f"the daemon did not take message {message.id} in time; send it again under the same id",
                 metadata={"id": message.id},
             ) from None
-        return Sent(
-            found.id,
-            MessageState(found.state),
-            False,
-            Reason(found.reason),
-            found.detail,
-            found.sequence,
-        )
+        return Sent(found.id, found.state, False, found.reason, found.detail, found.sequence)
 
 
 class P2PServer(Node):
@@ -605,7 +620,7 @@ class P2PClient(Node):
             except P2PError as error:
                 log.debug("the peers are not listed: %s", error)
             else:
-                offline = [row.peer_id for row in rows if row.trust == pb.TRUST_TRUSTED and not row.online]
+                offline = [row.peer_id for row in rows if row.trust is Trust.TRUSTED and not row.online]
                 await asyncio.gather(*(dial(peer) for peer in offline))
             await backoff.wait()
 

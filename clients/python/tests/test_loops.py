@@ -1,0 +1,204 @@
+"""What a loop acknowledges, and what comes again."""
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+from conftest import within
+
+from p2p_node import AlreadyExists, Closed, Daemon, Node, ReceivedMessage
+from p2p_node._listen import _RELEASED_WITHIN
+
+
+class Trouble(Exception):
+    """What goes wrong in the body of a loop."""
+
+
+async def fill(node: Node, count: int) -> None:
+    await node.send_messages(node.peer_id, [b"%d" % number for number in range(count)])
+
+
+async def take(node: Node, count: int, **options: object) -> list[tuple[bytes, int]]:
+    """Payload and attempt of the next messages; the last is acknowledged too."""
+    seen = list[tuple[bytes, int]]()
+    async for message in node.messages(**options):  # type: ignore[arg-type]
+        seen.append((message.payload, message.attempt))
+        if len(seen) == count:
+            await message.ack()
+            break
+    return seen
+
+
+async def test_an_exception_brings_the_message_again(daemon: Daemon) -> None:
+    async with Node(daemon.socket) as node:
+        await fill(node, 10)
+        with pytest.raises(Trouble):
+            async for message in node.messages():
+                if message.payload == b"3":
+                    raise Trouble
+        # What was read ahead and never seen by the app counts no attempt.
+        assert await take(node, 3) == [(b"3", 2), (b"4", 1), (b"5", 1)]
+
+
+async def test_break_leaves_the_message_undone(daemon: Daemon) -> None:
+    async with Node(daemon.socket) as node:
+        await fill(node, 3)
+        for attempt in (1, 2, 3):
+            async for message in node.messages():
+                assert (message.payload, message.attempt) == (b"0", attempt)
+                break
+        assert await take(node, 2) == [(b"0", 4), (b"1", 1)]
+        assert await take(node, 1) == [(b"2", 1)]
+
+
+async def test_a_loop_over_the_same_object_begins_with_what_was_left(daemon: Daemon) -> None:
+    async with Node(daemon.socket) as node:
+        await fill(node, 2)
+        inbox = node.messages()
+        with pytest.raises(Trouble):
+            async for _ in inbox:
+                raise Trouble
+        async for message in inbox:
+            assert (message.payload, message.attempt) == (b"0", 2)
+            break
+
+
+async def test_ack_after_the_loop_drops_what_failed(daemon: Daemon) -> None:
+    async with Node(daemon.socket) as node:
+        await fill(node, 2)
+        failed: ReceivedMessage | None = None
+        try:
+            async for message in node.messages():
+                failed = message
+                raise Trouble
+        except Trouble:
+            assert failed is not None
+            await failed.ack()
+        assert await take(node, 1) == [(b"1", 1)]
+
+
+async def test_what_is_done_stays_done_for_the_next_program(daemon: Daemon) -> None:
+    async with Node(daemon.socket) as node:
+        await fill(node, 5)
+        count = 0
+        async for _ in node.messages():
+            count += 1
+            if count == 4:
+                break
+    async with Node(daemon.socket) as node:
+        payloads = [payload for payload, _ in await take(node, 2)]
+    assert payloads == [b"3", b"4"]
+
+
+async def test_async_with_gives_the_consumer_up(daemon: Daemon) -> None:
+    async with Node(daemon.socket) as one, Node(daemon.socket) as other:
+        await fill(one, 2)
+        async with one.messages() as inbox:
+            async for message in inbox:
+                await message.ack()
+                break
+        with pytest.raises(Closed):
+            await inbox.__anext__()
+        assert [payload for payload, _ in await take(other, 1)] == [b"1"]
+
+
+async def test_a_loop_that_was_left_gives_the_consumer_up_in_time(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2p_node._listen._LINGER", 0.05)
+    async with Node(daemon.socket) as one, Node(daemon.socket) as other:
+        await fill(one, 2)
+        async for message in one.messages():
+            last = message
+            break
+        assert [payload for payload, _ in await take(other, 1)] == [b"0"]
+        # Late, and harmless: the other one did it already.
+        await last.ack()
+        assert [payload for payload, _ in await take(one, 1)] == [b"1"]
+
+
+async def test_one_loop_at_a_time(daemon: Daemon) -> None:
+    async with Node(daemon.socket) as node:
+        await fill(node, 1)
+        async for _ in node.messages():
+            with pytest.raises(AlreadyExists, match="another loop over channel '' as consumer 'default'"):
+                await node.messages().__anext__()
+            # Another name is another consumer, with all messages of its own.
+            assert await take(node, 1, consumer="second") == [(b"0", 1)]
+            break
+
+
+async def test_a_consumer_of_another_program_is_named(daemon: Daemon) -> None:
+    program = (
+        "import asyncio, sys\n"
+        "from p2p_node import Node\n"
+        "async def main():\n"
+        "    async with Node(sys.argv[1]) as node:\n"
+        "        async for message in node.messages():\n"
+        "            print('listening', flush=True)\n"
+        "asyncio.run(main())\n"
+    )
+    async with Node(daemon.socket) as node:
+        await fill(node, 1)
+        command = [sys.executable, "-c", program, str(daemon.socket)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            await asyncio.to_thread(other.stdout.readline)
+            with pytest.raises(AlreadyExists) as caught:
+                await node.messages().__anext__()
+            assert caught.value.reason == "CONSUMER_IN_USE"
+            assert caught.value.pid == other.pid
+            other.kill()
+
+
+async def test_a_consumer_of_this_program_is_told_after_a_moment(daemon: Daemon) -> None:
+    assert _RELEASED_WITHIN < 10
+    async with Node(daemon.socket) as one, Node(daemon.socket) as other:
+        await fill(one, 1)
+        async for _ in one.messages():
+            with pytest.raises(AlreadyExists):
+                await other.messages().__anext__()
+            break
+
+
+async def test_acknowledged_by_hand_in_any_order(daemon: Daemon) -> None:
+    async with Node(daemon.socket) as node:
+        await fill(node, 4)
+        got = list[ReceivedMessage]()
+        async for message in node.messages(auto_ack=False):
+            got.append(message)
+            if len(got) == 4:
+                break
+        await got[1].ack()
+        await got[3].ack()
+        assert await take(node, 1, auto_ack=False) == [(b"0", 2)]
+        # 1 and 3 are done: 2 is left.
+        assert await take(node, 1) == [(b"2", 2)]
+        await fill(node, 1)
+        assert await take(node, 1) == [(b"0", 1)]
+
+
+async def test_too_many_unacknowledged_make_the_loop_wait(daemon: Daemon) -> None:
+    async with Node(daemon.socket) as node:
+        await fill(node, 3)
+        loop = node.messages(auto_ack=False, max_unacked=2)
+        one, _two = await loop.__anext__(), await loop.__anext__()
+        third = asyncio.ensure_future(loop.__anext__())
+        done, _ = await asyncio.wait([third], timeout=0.3)
+        assert not done
+        await one.ack()
+        await within(third)
+        await loop.aclose()
+        with pytest.raises(ValueError, match="max_unacked is 0"):
+            node.messages(max_unacked=0)
+
+
+async def test_a_cancelled_wait_loses_nothing(daemon: Daemon) -> None:
+    async with Node(daemon.socket) as node:
+        loop = node.messages()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(loop.__anext__(), 0.2)
+        await fill(node, 1)
+        assert (await loop.__anext__()).payload == b"0"
+        await loop.aclose()
