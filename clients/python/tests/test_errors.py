@@ -78,12 +78,12 @@ async def test_limits_say_which_and_how_much(start: Start) -> None:
 
 
 async def test_a_full_outbox_is_a_limit(start: Start) -> None:
-    one, other = start(config='[limits]\nmax_outbox_bytes = "1 MiB"\nmax_peer_bytes = "1 MiB"\n'), start()
+    one, other = start(config='[limits]\nmax_outbox_bytes = "2 MiB"\nmax_peer_bytes = "2 MiB"\n'), start()
     one.add(other)
     other.kill()
     async with Node(one.socket) as node:
         with pytest.raises(LimitExceeded):
-            await node.send_messages(other.peer_id, [bytes(1 << 18)] * 8)
+            await node.send_messages(other.peer_id, [bytes(1 << 18)] * 16)
 
 
 async def test_failed_precondition(daemon: Daemon) -> None:

@@ -8,7 +8,7 @@ import errno
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
@@ -39,8 +39,6 @@ SYSTEM_SOCKET = Path("/run/p2p-node/p2p-node.sock")
 _ATTEMPT = 5.0
 #: A daemon that starts opens the socket to its group a moment after making it.
 _FORBIDDEN_FOR = 2.0
-#: Time for calls on a channel that was replaced to end by themselves.
-_RETIRE = 5.0
 #: A frame that holds less than this is always taken, in bytes: gRPC's own
 #: default, for the first Status.
 _SMALL_FRAME = 4 << 20
@@ -103,6 +101,15 @@ class StreamCall(Protocol[T_co]):
         """Ends it."""
 
 
+class _Channel:
+    """A channel and how many calls run on it."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.stub: P2PAsyncStub = P2PStub(channel)
+        self.users = 0
+
+
 class Connection:
     """A channel to the daemon that is made anew when the daemon was away.
 
@@ -115,21 +122,28 @@ class Connection:
         self.generation = 0
         self.status = pb.StatusResponse()
         self._on_wait = on_wait
-        self._channel: grpc.aio.Channel | None = None
-        self._stub: P2PAsyncStub | None = None
+        self._present: _Channel | None = None
         self._lock = asyncio.Lock()
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
         self._why = "not tried yet"
 
-    @property
-    def stub(self) -> P2PAsyncStub:
-        """The calls, on the present channel."""
-        if self._closed:
+    @contextlib.contextmanager
+    def using(self) -> Iterator[P2PAsyncStub]:
+        """The calls, on the present channel, which stays open for that long.
+
+        To close a channel cancels what runs on it, and that could not be told
+        from the app's own wish.
+        """
+        channel = self._present
+        if self._closed or channel is None:
             raise Closed("this node was closed; make another")
-        if self._stub is None:
-            raise Closed("this node is not started; call start(), or use it in `async with`")
-        return self._stub
+        channel.users += 1
+        try:
+            yield channel.stub
+        finally:
+            channel.users -= 1
+            self._close_unused(channel)
 
     @property
     def max_message_bytes(self) -> int:
@@ -149,10 +163,10 @@ class Connection:
 
     async def ready(self, after: int = 0) -> int:
         """Waits until there is a channel later than `after`; returns its number."""
-        if self._channel is not None and self.generation > after and not self._closed:
+        if self._present is not None and self.generation > after and not self._closed:
             return self.generation
         async with self._lock:
-            if self._channel is None or self.generation <= after:
+            if self._present is None or self.generation <= after:
                 await self._connect()
             if self._closed:
                 raise Closed("this node was closed; make another")
@@ -191,7 +205,8 @@ class Connection:
                 raise self._not_there(timeout) from None
             left = None if until is None else max(until - loop.time(), 0.001)
             try:
-                return await make(self.stub, left)
+                with self.using() as stub:
+                    return await make(stub, left)
             except grpc.aio.AioRpcError as failure:
                 error = from_rpc(failure, name)
                 if not daemon_lost(error):
@@ -200,8 +215,8 @@ class Connection:
                     raise Unavailable(f"{name}: the daemon went away: {error}") from None
                 failed = generation
 
-    async def read(self, call: StreamCall[T], generation: int, name: str) -> T:
-        """The next frame of a stream opened at that generation.
+    async def read(self, call: StreamCall[T], name: str) -> T:
+        """The next frame of a stream.
 
         Raises:
             P2PError: the stream is over, and why.
@@ -211,12 +226,6 @@ class Connection:
             frame = await call.read()
         except grpc.aio.AioRpcError as failure:
             raise from_rpc(failure, name) from None
-        except asyncio.CancelledError:
-            # A channel that was replaced cancels what is left on it, which is
-            # no wish of the app's.
-            if self._closed or generation == self.generation:
-                raise
-            raise Unavailable(f"{name}: the channel to the daemon was replaced") from None
         if frame is grpc.aio.EOF:
             raise Unavailable(f"{name}: the daemon ended the stream")
         return cast(T, frame)
@@ -224,11 +233,16 @@ class Connection:
     async def close(self) -> None:
         """Ends all calls."""
         self._closed = True
-        for task in list(self._retiring):
-            task.cancel()
-        if self._channel is not None:
-            await self._channel.close()
-            self._channel = None
+        present, self._present = self._present, None
+        if present is not None:
+            await present.channel.close()
+        await asyncio.gather(*self._closing)
+
+    def _close_unused(self, channel: _Channel) -> None:
+        if channel is not self._present and channel.users == 0 and not self._closed:
+            task = asyncio.create_task(channel.channel.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     def _not_there(self, timeout: float | None) -> DeadlineExceeded:
         return DeadlineExceeded(
@@ -277,13 +291,11 @@ class Connection:
         if self._closed:
             await channel.close()
             return
-        if self._channel is not None:
-            task = asyncio.create_task(_retire(self._channel))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
-        self._channel, self.status = channel, status
-        self._stub = P2PStub(channel)
+        before, self._present = self._present, _Channel(channel)
+        self.status = status
         self.generation += 1
+        if before is not None:
+            self._close_unused(before)
 
     async def _try(self, max_frame_bytes: int) -> tuple[grpc.aio.Channel, pb.StatusResponse]:
         channel = grpc.aio.insecure_channel(f"unix:{self.socket}", options=channel_options(max_frame_bytes))
@@ -302,11 +314,6 @@ class Connection:
             "(`sudo usermod -aG p2p-node $USER`, then log in anew)",
             reason="SOCKET_FORBIDDEN",
         )
-
-
-async def _retire(channel: grpc.aio.Channel) -> None:
-    # At once, calls that are about to fail would look cancelled by the app.
-    await channel.close(_RETIRE)
 
 
 def _explain(error: OSError | asyncio.TimeoutError) -> str:

@@ -236,11 +236,11 @@ class Subscription(Generic[R]):
             event.set()
 
     async def _read(self) -> None:
-        failed, backoff, busy_since = 0, Backoff(), 0.0
+        failed, backoff, busy_since = 0, Backoff(longest=0.5), 0.0
         while True:
             try:
                 failed = await self._connection.ready(after=failed)
-                await self._listen(failed)
+                await self._listen(backoff)
             except AlreadyExists as error:
                 # Of this very process: the daemon has not yet noticed that the
                 # stream before is gone.
@@ -253,26 +253,27 @@ class Subscription(Generic[R]):
             except P2PError as error:
                 if not daemon_lost(error):
                     return self._fail(error)
-                busy_since = 0.0
-                backoff.reset()
+                await backoff.wait()
 
-    async def _listen(self, generation: int) -> None:
+    async def _listen(self, backoff: Backoff) -> None:
         request = pb.ListenRequest(
             channel=self.channel, consumer=self.consumer, ack_mode=pb.ACK_MODE_MANUAL, max_batch=_MAX_BATCH
         )
-        call: StreamCall[pb.ListenResponse] = self._connection.stub.Listen(request)
-        try:
-            while True:
-                frame = await self._connection.read(call, generation, "Listen")
-                if frame.HasField("ready"):
-                    self._begin(frame.ready.cursor)
-                else:
-                    self._keep(frame.deliveries)
-                while len(self._frames) >= _READ_AHEAD:
-                    self._room.clear()
-                    await self._room.wait()
-        finally:
-            call.cancel()
+        with self._connection.using() as stub:
+            call: StreamCall[pb.ListenResponse] = stub.Listen(request)
+            try:
+                while True:
+                    frame = await self._connection.read(call, "Listen")
+                    if frame.HasField("ready"):
+                        backoff.reset()
+                        self._begin(frame.ready.cursor)
+                    else:
+                        self._keep(frame.deliveries)
+                    while len(self._frames) >= _READ_AHEAD:
+                        self._room.clear()
+                        await self._room.wait()
+            finally:
+                call.cancel()
 
     def _begin(self, cursor: int) -> None:
         """A stream begins, after what the daemon knows to be acknowledged."""

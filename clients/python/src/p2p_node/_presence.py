@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 
 from ._connection import Backoff, Connection, StreamCall, log
 from .errors import P2PError, daemon_lost
@@ -36,13 +37,14 @@ class Announcement:
         self._begun.cancel()
 
     async def _run(self) -> None:
-        failed, backoff = 0, Backoff(1.0, 60.0)
+        failed, backoff = 0, Backoff(longest=30.0)
         while True:
             try:
                 failed = await self._connection.ready(after=failed)
-                await self._hold(failed)
+                await self._hold(backoff)
             except P2PError as error:
                 if daemon_lost(error):
+                    await backoff.wait()
                     continue
                 if not self._begun.done():
                     self._begun.set_exception(error)
@@ -52,16 +54,18 @@ class Announcement:
                 failed -= 1
                 await backoff.wait()
 
-    async def _hold(self, generation: int) -> None:
+    async def _hold(self, backoff: Backoff) -> None:
         request = pb.SetPresenceRequest(roles=self.roles, text=self.text)
-        call: StreamCall[pb.SetPresenceResponse] = self._connection.stub.SetPresence(request)
-        try:
-            while True:
-                await self._connection.read(call, generation, "SetPresence")
-                if not self._begun.done():
-                    self._begun.set_result(None)
-        finally:
-            call.cancel()
+        with self._connection.using() as stub:
+            call: StreamCall[pb.SetPresenceResponse] = stub.SetPresence(request)
+            try:
+                while True:
+                    await self._connection.read(call, "SetPresence")
+                    backoff.reset()
+                    if not self._begun.done():
+                        self._begun.set_result(None)
+            finally:
+                call.cancel()
 
 
 Table = AsyncGenerator[tuple[dict[str, pb.Peer], list[pb.PeerChange]], None]
@@ -76,34 +80,41 @@ async def watch(connection: Connection, book_only: bool) -> Table:
     REMOVED.
     """
     rows: dict[str, pb.Peer] = {}
-    failed = 0
+    failed, backoff = 0, Backoff()
     first = True
     while True:
         failed = await connection.ready(after=failed)
-        call: StreamCall[pb.WatchPeersResponse] = connection.stub.WatchPeers(
-            pb.WatchPeersRequest(book_only=book_only)
-        )
         snapshot: dict[str, pb.Peer] = {}
         try:
-            while True:
-                frame = await connection.read(call, failed, "WatchPeers")
-                if frame.HasField("snapshot"):
-                    snapshot.update((peer.peer_id, peer) for peer in frame.snapshot.peers)
-                    if not frame.snapshot.last:
+            async with aclosing(_frames(connection, book_only)) as frames:
+                async for frame in frames:
+                    backoff.reset()
+                    if frame.HasField("snapshot"):
+                        snapshot.update((peer.peer_id, peer) for peer in frame.snapshot.peers)
+                        if not frame.snapshot.last:
+                            continue
+                        changes = _differences(rows, snapshot)
+                        rows, snapshot = snapshot, {}
+                    elif frame.HasField("changes"):
+                        changes = list(frame.changes.changes)
+                        _apply(rows, changes)
+                    else:
                         continue
-                    changes = _differences(rows, snapshot)
-                    rows, snapshot = snapshot, {}
-                elif frame.HasField("changes"):
-                    changes = list(frame.changes.changes)
-                    _apply(rows, changes)
-                else:
-                    continue
-                if changes or first:
-                    first = False
-                    yield rows, changes
+                    if changes or first:
+                        first = False
+                        yield rows, changes
         except P2PError as error:
             if not daemon_lost(error):
                 raise
+            await backoff.wait()
+
+
+async def _frames(connection: Connection, book_only: bool) -> AsyncGenerator[pb.WatchPeersResponse, None]:
+    with connection.using() as stub:
+        call: StreamCall[pb.WatchPeersResponse] = stub.WatchPeers(pb.WatchPeersRequest(book_only=book_only))
+        try:
+            while True:
+                yield await connection.read(call, "WatchPeers")
         finally:
             call.cancel()
 

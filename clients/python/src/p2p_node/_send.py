@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import grpc.aio
 
-from ._connection import Connection, StreamCall
+from ._connection import Backoff, Connection, StreamCall
 from .errors import (
     Closed,
     DeadlineExceeded,
@@ -101,6 +101,7 @@ class Sender:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._answered = False
 
     async def put(self, request: pb.SendRequest) -> asyncio.Future[pb.SendResponse]:
         """Takes a message once there is room; the future is its receipt."""
@@ -156,7 +157,7 @@ class Sender:
             self._wake.set()
 
     async def _run(self) -> None:
-        failed = 0
+        failed, backoff = 0, Backoff()
         while True:
             while not self._queue:
                 self._wake.clear()
@@ -167,31 +168,37 @@ class Sender:
                 self._fail(self._queue, error)
                 self._queue.clear()
                 continue
-            lost = await self._stream(generation)
+            self._answered = False
+            lost = await self._stream()
             failed = generation if lost else 0
+            if self._answered:
+                backoff.reset()
+            elif lost:
+                await backoff.wait()
 
-    async def _stream(self, generation: int) -> bool:
+    async def _stream(self) -> bool:
         """Sends over one stream until it ends. Returns whether the daemon died."""
-        call = self._connection.stub.SendStream()
-        self._abandoned = 0
-        reader = asyncio.create_task(self._read(call, generation))
-        reader.add_done_callback(lambda _: self._wake.set())
-        try:
-            while not reader.done() and self._abandoned < _MAX_ABANDONED:
-                items = self._take()
-                if items:
-                    await call.write(pb.SendStreamRequest(items=items))
-                else:
-                    self._wake.clear()
-                    await self._wake.wait()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            # The stream is over; its reader knows why.
-            await asyncio.wait([reader])
-        finally:
-            recycled = not reader.done()
-            reader.cancel()
-            await asyncio.wait([reader])
-            call.cancel()
+        with self._connection.using() as stub:
+            call = stub.SendStream()
+            self._abandoned = 0
+            reader = asyncio.create_task(self._read(call))
+            reader.add_done_callback(lambda _: self._wake.set())
+            try:
+                while not reader.done() and self._abandoned < _MAX_ABANDONED:
+                    items = self._take()
+                    if items:
+                        await call.write(pb.SendStreamRequest(items=items))
+                    else:
+                        self._wake.clear()
+                        await self._wake.wait()
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                # The stream is over; its reader knows why.
+                await asyncio.wait([reader])
+            finally:
+                recycled = not reader.done()
+                reader.cancel()
+                await asyncio.wait([reader])
+                call.cancel()
         if recycled:
             self._send_again()
             return False
@@ -221,11 +228,12 @@ class Sender:
             self._next_ref += 1
         return items
 
-    async def _read(self, call: StreamCall[pb.SendStreamResponse], generation: int) -> P2PError:
+    async def _read(self, call: StreamCall[pb.SendStreamResponse]) -> P2PError:
         """Hands out receipts; returns why the stream ended."""
         try:
             while True:
-                frame = await self._connection.read(call, generation, "SendStream")
+                frame = await self._connection.read(call, "SendStream")
+                self._answered = True
                 for receipt in frame.receipts.receipts:
                     item = self._under_way.pop(receipt.ref, None)
                     if item is None or item.future.done():

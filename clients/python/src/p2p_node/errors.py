@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _DOMAIN = "p2p-node"
 _DETAILS_KEY = "grpc-status-details-bin"
+#: What gRPC for Python makes of a write on a connection that broke, whatever
+#: the stream's own status was.
+_BROKEN_WRITE = "Internal error from Core"
 
 
 class P2PError(Exception):
@@ -239,4 +242,6 @@ def daemon_lost(error: P2PError) -> bool:
 
     What the daemon itself calls UNAVAILABLE comes with a reason.
     """
+    if error.code == grpc.StatusCode.INTERNAL and error.message == _BROKEN_WRITE:
+        return True
     return error.code == grpc.StatusCode.UNAVAILABLE and error.reason in ("", "SHUTTING_DOWN")
