@@ -253,6 +253,7 @@ class Subscription(Generic[R]):
             except P2PError as error:
                 if not daemon_lost(error):
                     return self._fail(error)
+                busy_since = 0.0
                 await backoff.wait()
 
     async def _listen(self, backoff: Backoff) -> None:
