@@ -73,8 +73,7 @@ class Daemon:
     ) -> None:
         """`config` is the text of a settings file, `args` more arguments of `run`."""
         self._temporary = directory is None
-        # Short: a socket's path has 107 bytes at most.
-        self.directory = Path(tempfile.mkdtemp(prefix="p2p-") if directory is None else directory)
+        self._directory = None if directory is None else Path(directory)
         self._binary = os.fspath(binary) if binary is not None else None
         self._listen = tuple(listen)
         self._config = config
@@ -82,6 +81,13 @@ class Daemon:
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._status = pb.StatusResponse()
+
+    @property
+    def directory(self) -> Path:
+        """Where all of it is; a temporary one is made by `start`."""
+        if self._directory is None:
+            raise RuntimeError("this daemon was not started; call start(), or use it in `with`")
+        return self._directory
 
     @property
     def socket(self) -> Path:
@@ -105,7 +111,7 @@ class Daemon:
 
     def log(self) -> str:
         """What it logged."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, RuntimeError):
             return (self.directory / "log").read_text(errors="replace")
         return ""
 
@@ -119,10 +125,14 @@ class Daemon:
         """
         if self._process is not None:
             return self
+        binary = self._binary or find_binary()
+        if self._directory is None:
+            # Short: a socket's path has 107 bytes at most.
+            self._directory = Path(tempfile.mkdtemp(prefix="p2p-"))
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         config = self.directory / "config.toml"
         config.write_text(self._config)
-        command = [self._binary or find_binary(), "--socket", str(self.socket), "--config", str(config)]
+        command = [binary, "--socket", str(self.socket), "--config", str(config)]
         command += ["run", "--state-dir", str(self.directory / "state"), "--no-mdns"]
         for address in self._listen:
             command += ["--listen", address]
@@ -133,14 +143,14 @@ class Daemon:
             self._wait_until_it_serves(self._process)
         except BaseException:
             self.kill()
+            self._remove_temporary()
             raise
         return self
 
     def stop(self) -> None:
         """Ends it in order, and removes what is temporary."""
         self._end(signal.SIGTERM)
-        if self._temporary:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        self._remove_temporary()
 
     def kill(self) -> None:
         """Ends it as a crash does (SIGKILL); `start` starts it again."""
@@ -173,6 +183,11 @@ class Daemon:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.to_thread(self.stop)
+
+    def _remove_temporary(self) -> None:
+        if self._temporary and self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
 
     def _channel(self) -> grpc.Channel:
         return grpc.insecure_channel(f"unix:{self.socket}", channel_options(4 << 20))
