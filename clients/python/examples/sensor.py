@@ -6,6 +6,7 @@ when send_message returns, and waits there while the receiver is away.
 """
 
 import asyncio
+import contextlib
 import itertools
 import sys
 import time
@@ -30,4 +31,5 @@ async def main() -> None:
             await asyncio.sleep(pause)
 
 
-asyncio.run(main())
+with contextlib.suppress(KeyboardInterrupt):
+    asyncio.run(main())

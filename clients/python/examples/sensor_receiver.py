@@ -5,6 +5,7 @@ printed just before a crash may come again, with `attempt` above 1.
 """
 
 import asyncio
+import contextlib
 
 from p2p_node import P2PServer
 
@@ -17,4 +18,5 @@ async def main() -> None:
             print(f"{message.sender[-6:]} #{reading['number']}: load {reading['load']}", flush=True)
 
 
-asyncio.run(main())
+with contextlib.suppress(KeyboardInterrupt):
+    asyncio.run(main())

@@ -1,6 +1,7 @@
 """The examples, each as a process, as a reader would run them."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,7 @@ class Run:
                 [sys.executable, str(EXAMPLES / name), *args],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 text=True,
                 env={**os.environ, "P2P_NODE_SOCKET": str(daemon.socket)},
             )
@@ -71,6 +73,8 @@ def test_chat(two: tuple[Daemon, Daemon], run: Run) -> None:
     for terminal in (client, server):
         terminal.keyboard.close()
         assert terminal.process.wait(30) == 0
+        assert terminal.process.stderr is not None
+        assert terminal.process.stderr.read() == ""
 
 
 def test_sensor(two: tuple[Daemon, Daemon], run: Run) -> None:
@@ -79,8 +83,8 @@ def test_sensor(two: tuple[Daemon, Daemon], run: Run) -> None:
     assert receiver.screen.readline() == f"{two[0].peer_id} waits for readings\n"
     for number in range(1, 6):
         assert receiver.screen.readline().startswith(f"{two[1].peer_id[-6:]} #{number}: load ")
-    receiver.process.kill()
-    receiver.process.wait()
+    receiver.process.send_signal(signal.SIGINT)
+    assert receiver.process.wait(30) == 0
     # What was printed and not acknowledged may come again; nothing is left out.
     again = run(two[0], "sensor_receiver.py")
     again.screen.readline()

@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import within
 
-from p2p_node import AlreadyExists, Closed, Daemon, Node, ReceivedMessage
+from p2p_node import AlreadyExists, Daemon, Messages, Node, ReceivedMessage
 from p2p_node._listen import _RELEASED_WITHIN
 
 
@@ -98,8 +98,7 @@ async def test_async_with_gives_the_consumer_up(daemon: Daemon) -> None:
             async for message in inbox:
                 await message.ack()
                 break
-        with pytest.raises(Closed):
-            await inbox.__anext__()
+        assert [message async for message in inbox] == []
         assert [payload for payload, _ in await take(other, 1)] == [b"1"]
 
 
@@ -202,3 +201,17 @@ async def test_a_cancelled_wait_loses_nothing(daemon: Daemon) -> None:
         await fill(node, 1)
         assert (await loop.__anext__()).payload == b"0"
         await loop.aclose()
+
+
+async def test_a_loop_ends_with_its_node(daemon: Daemon) -> None:
+    async with Node(daemon.socket) as node:
+        loop = node.messages()
+        listening = asyncio.ensure_future(_collect(loop))
+        await fill(node, 3)
+        while loop._subscription is None or loop._subscription._acked < 3:
+            await asyncio.wait([listening], timeout=0.02)
+    assert await asyncio.wait_for(listening, 10) == [b"0", b"1", b"2"]
+
+
+async def _collect(loop: Messages[ReceivedMessage]) -> list[bytes]:
+    return [message.payload async for message in loop]

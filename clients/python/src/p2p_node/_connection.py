@@ -39,6 +39,8 @@ SYSTEM_SOCKET = Path("/run/p2p-node/p2p-node.sock")
 _ATTEMPT = 5.0
 #: A daemon that starts opens the socket to its group a moment after making it.
 _FORBIDDEN_FOR = 2.0
+#: How long gRPC may take to end what was cancelled, in seconds.
+_LAST_EVENTS = 0.02
 #: A frame that holds less than this is always taken, in bytes: gRPC's own
 #: default, for the first Status.
 _SMALL_FRAME = 4 << 20
@@ -237,6 +239,9 @@ class Connection:
         if present is not None:
             await present.channel.close()
         await asyncio.gather(*self._closing)
+        # What was cancelled ends in gRPC's own thread, which complains on stderr
+        # if the event loop is closed before it hears of that.
+        await asyncio.sleep(_LAST_EVENTS)
 
     def _close_unused(self, channel: _Channel) -> None:
         if channel is not self._present and channel.users == 0 and not self._closed:

@@ -342,6 +342,7 @@ class Messages(Generic[R]):
 
     In `async with`, the consumer is given up at the end of the block. Without
     it, that happens 5 s after the loop was left, unless another one goes on.
+    The loop ends when it is closed, or its node.
     """
 
     def __init__(self, find: Callable[[], Subscription[R]], auto_ack: bool, max_unacked: int) -> None:
@@ -361,11 +362,15 @@ class Messages(Generic[R]):
         return self
 
     async def __anext__(self) -> R:
-        subscription = self._attach()
-        if self._current is not None:
-            subscription.done(self._current)
-            self._current = None
-        message = await subscription.next(self._most)
+        try:
+            subscription = self._attach()
+            if self._current is not None:
+                subscription.done(self._current)
+                self._current = None
+            message = await subscription.next(self._most)
+        except Closed:
+            # By the app itself, from another task.
+            raise StopAsyncIteration from None
         if self._auto_ack:
             self._current = message
         return message

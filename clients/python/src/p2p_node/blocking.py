@@ -22,6 +22,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 from . import node as _async
 from ._listen import Messages as _AsyncMessages
 from .daemon import Daemon
+from .errors import Closed
 from .message import Body, Message, Received, Sent, Trust
 from .peers import Connected, Invitation, Joined, Peer, PeerChange, Pong, Removed, SentMessage
 from .v1 import message_pb2 as pb
@@ -136,7 +137,11 @@ class Messages:
         self._current = None
         if not self._taken:
             self._loop = _Loop.get()
-            self._taken.extend(_run(self._messages.take(_TAKE)))
+            try:
+                self._taken.extend(_run(self._messages.take(_TAKE)))
+            except (Closed, concurrent.futures.CancelledError):
+                # By the app itself, from another thread, or at its end.
+                raise StopIteration from None
         message = self._taken.popleft()
         if self._auto_ack:
             self._current = message
