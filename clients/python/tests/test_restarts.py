@@ -1,13 +1,14 @@
 """The daemon comes and goes while an app works."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 from conftest import Start, within
 
-from p2p_node import Daemon, DeadlineExceeded, Node, Unavailable
+from p2p_node import Daemon, DeadlineExceeded, InvalidArgument, Node, Unavailable
 
 
 async def test_ten_thousand_messages_through_restarts(two: tuple[Daemon, Daemon]) -> None:
@@ -107,4 +108,44 @@ async def test_an_ordered_stop_is_waited_for_too(start: Start, tmp_path: Path) -
         await asyncio.to_thread(daemon.start)
         await node.send_message(node.peer_id, b"2")
         assert (await coming).payload == b"2"
+        await loop.aclose()
+
+
+async def test_larger_limits_after_a_restart_are_used(start: Start, tmp_path: Path) -> None:
+    daemon = start(directory=tmp_path / "d")
+    async with Node(daemon.socket) as node:
+        body = bytes(5 << 20)
+        with pytest.raises(InvalidArgument):
+            await node.send_message(node.peer_id, body)
+        await asyncio.to_thread(daemon.stop)
+        start(directory=tmp_path / "d", config='[limits]\nmax_message_bytes = "8 MiB"\n')
+        await node.send_message(node.peer_id, body)
+        async for message in node.messages():
+            assert len(message.payload) == len(body)
+            break
+
+
+async def test_a_restored_backup_hides_no_message(start: Start, tmp_path: Path) -> None:
+    """A store that is older than before gives the same cursors to other messages."""
+    daemon = start(directory=tmp_path / "d")
+    async with Node(daemon.socket) as node:
+        loop = node.messages()
+        await node.send_messages(node.peer_id, [b"before"])
+        assert (await loop.__anext__()).payload == b"before"
+        await asyncio.to_thread(daemon.stop)
+        shutil.copytree(tmp_path / "d" / "state", tmp_path / "backup")
+        await asyncio.to_thread(daemon.start)
+        await node.send_messages(node.peer_id, [b"lost"] * 5)
+        for _ in range(5):
+            message = await loop.__anext__()
+        await message.ack()
+        daemon.kill()
+        shutil.rmtree(tmp_path / "d" / "state")
+        shutil.copytree(tmp_path / "backup", tmp_path / "d" / "state")
+        await asyncio.to_thread(daemon.start)
+        await node.send_message(node.peer_id, b"after")
+        payloads = list[bytes]()
+        while b"after" not in payloads:
+            payloads.append((await loop.__anext__()).payload)
+        assert payloads in ([b"before", b"after"], [b"after"])
         await loop.aclose()

@@ -217,6 +217,13 @@ class Connection:
                     raise Unavailable(f"{name}: the daemon went away: {error}") from None
                 failed = generation
 
+    async def refresh(self) -> None:
+        """Learns the daemon's limits anew, if it was restarted unseen."""
+        request = pb.StatusRequest()
+        status = await self.call("Status", lambda stub, left: stub.Status(request, timeout=left), None)
+        if status.instance_id != self.status.instance_id:
+            await self.ready(after=self.generation)
+
     async def read(self, call: StreamCall[T], name: str) -> T:
         """The next frame of a stream.
 

@@ -261,13 +261,15 @@ class Subscription(Generic[R]):
             channel=self.channel, consumer=self.consumer, ack_mode=pb.ACK_MODE_MANUAL, max_batch=_MAX_BATCH
         )
         with self._connection.using() as stub:
+            # What is confirmed while it opens, the daemon may not yet count in.
+            confirmed = self._confirmed
             call: StreamCall[pb.ListenResponse] = stub.Listen(request)
             try:
                 while True:
                     frame = await self._connection.read(call, "Listen")
                     if frame.HasField("ready"):
                         backoff.reset()
-                        self._begin(frame.ready.cursor)
+                        self._begin(frame.ready.cursor, confirmed)
                     else:
                         self._keep(frame.deliveries)
                     while len(self._frames) >= _READ_AHEAD:
@@ -276,9 +278,12 @@ class Subscription(Generic[R]):
             finally:
                 call.cancel()
 
-    def _begin(self, cursor: int) -> None:
-        """A stream begins, after what the daemon knows to be acknowledged."""
-        if cursor < self._confirmed:
+    def _begin(self, cursor: int, confirmed: int) -> None:
+        """A stream begins, after what the daemon knows to be acknowledged.
+
+        `confirmed` is what it had confirmed before.
+        """
+        if cursor < confirmed:
             log.warning(
                 "channel %r: the daemon's store is older than it was (a backup?); going back to cursor %d",
                 self.channel,

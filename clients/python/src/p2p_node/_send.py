@@ -106,7 +106,12 @@ class Sender:
     async def put(self, request: pb.SendRequest) -> asyncio.Future[pb.SendResponse]:
         """Takes a message once there is room; the future is its receipt."""
         size = request.ByteSize() + _ITEM_OVERHEAD
-        self._check(request, size)
+        try:
+            self._check(request, size)
+        except InvalidArgument:
+            # The limits may have been raised since.
+            await self._connection.refresh()
+            self._check(request, size)
         window = self._windows[request.wait]
         if not window.try_enter(size):
             await window.enter(size)
