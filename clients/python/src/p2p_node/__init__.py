@@ -35,8 +35,9 @@ from .message import (
     Sent,
     Trust,
 )
-from .node import Node, P2PClient, P2PServer
+from .node import Node
 from .peers import Connected, Invitation, Joined, Peer, PeerChange, Pong, Removed, SentMessage
+from .roles import P2PClient, P2PServer
 
 __all__ = [
     "AlreadyExists",

@@ -161,7 +161,11 @@ class Connection:
         """Tells the app, once for each wait, what is waited for."""
         log.warning("%s", text)
         if self._on_wait is not None:
-            self._on_wait(text)
+            try:
+                self._on_wait(text)
+            except Exception:
+                # The wait goes on: it is not the callback's.
+                log.exception("on_wait failed")
 
     async def ready(self, after: int = 0) -> int:
         """Waits until there is a channel later than `after`; returns its number."""

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from ._connection import Backoff, Connection, StreamCall, log
-from .errors import AlreadyExists, Closed, P2PError, daemon_lost
+from .errors import AlreadyExists, Closed, Internal, P2PError, daemon_lost
 from .message import Received, Route
 from .v1 import message_pb2 as pb
 
@@ -77,6 +77,7 @@ class Subscription(Generic[R]):
         self._holder: Callable[[], object | None] | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._reader = asyncio.create_task(self._read())
+        self._reader.add_done_callback(self._over)
         self._acker: asyncio.Task[None] | None = None
 
     # The app's side
@@ -163,6 +164,7 @@ class Subscription(Generic[R]):
             self._fewer.set()
         if self._acker is None and self._acked > self._confirmed:
             self._acker = asyncio.create_task(self._acknowledge())
+            self._acker.add_done_callback(self._over)
 
     async def acked(self, cursor: int) -> None:
         """Waits until the daemon knows that this one is done, if it can be told."""
@@ -234,6 +236,13 @@ class Subscription(Generic[R]):
             self._linger = None
         for event in (self._more, self._ack_moved, self._fewer):
             event.set()
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        """Leaves no loop waiting if a task ends by a mistake of its own."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("listening ended", exc_info=error)
+            self._ack_error = Internal(f"listening ended: {error!r}")
+            self._fail(self._ack_error)
 
     async def _read(self) -> None:
         failed, backoff, busy_since = 0, Backoff(longest=0.5), 0.0

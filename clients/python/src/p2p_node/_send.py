@@ -8,10 +8,11 @@ from collections.abc import Iterable
 
 import grpc.aio
 
-from ._connection import Backoff, Connection, StreamCall
+from ._connection import Backoff, Connection, StreamCall, log
 from .errors import (
     Closed,
     DeadlineExceeded,
+    Internal,
     InvalidArgument,
     P2PError,
     Unavailable,
@@ -125,6 +126,7 @@ class Sender:
         self._wake.set()
         if self._task is None:
             self._task = asyncio.create_task(self._run())
+            self._task.add_done_callback(self._over)
         return future
 
     async def close(self) -> None:
@@ -138,6 +140,16 @@ class Sender:
         )
         self._queue.clear()
         self._under_way.clear()
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        """Leaves nobody waiting if it ends by a mistake of its own."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        log.error("sending ended", exc_info=error)
+        self._task = None
+        self._fail([*self._under_way.values(), *self._queue], Internal(f"sending ended: {error!r}"))
+        self._under_way.clear()
+        self._queue.clear()
 
     def _check(self, request: pb.SendRequest, size: int) -> None:
         """Refuses what would end the whole stream, not only its own item."""

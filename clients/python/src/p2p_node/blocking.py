@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar, cast
 
 from . import node as _async
+from . import roles as _roles
 from ._listen import Messages as _AsyncMessages
 from .daemon import Daemon
 from .errors import Closed
@@ -355,21 +356,21 @@ class Node(_Node[_async.Node]):
         super().__init__(_async.Node(socket, on_wait=on_wait))
 
 
-class P2PServer(_Node[_async.P2PServer]):
+class P2PServer(_Node[_roles.P2PServer]):
     """A node that announces the role "server"; as `p2p_node.P2PServer`."""
 
     def __init__(
         self,
         socket: str | os.PathLike[str] | None = None,
         *,
-        roles: Iterable[str] = (_async.SERVER_ROLE,),
+        roles: Iterable[str] = (_roles.SERVER_ROLE,),
         text: str = "",
         on_wait: Callable[[str], object] | None = None,
     ) -> None:
-        super().__init__(_async.P2PServer(socket, roles=roles, text=text, on_wait=on_wait))
+        super().__init__(_roles.P2PServer(socket, roles=roles, text=text, on_wait=on_wait))
 
 
-class P2PClient(_Node[_async.P2PClient]):
+class P2PClient(_Node[_roles.P2PClient]):
     """A node that finds its server; as `p2p_node.P2PClient`."""
 
     def __init__(
@@ -377,10 +378,10 @@ class P2PClient(_Node[_async.P2PClient]):
         socket: str | os.PathLike[str] | None = None,
         *,
         server: str | None = None,
-        role: str = _async.SERVER_ROLE,
+        role: str = _roles.SERVER_ROLE,
         on_wait: Callable[[str], object] | None = None,
     ) -> None:
-        super().__init__(_async.P2PClient(socket, server=server, role=role, on_wait=on_wait))
+        super().__init__(_roles.P2PClient(socket, server=server, role=role, on_wait=on_wait))
 
     @property
     def server(self) -> str:
