@@ -19,9 +19,6 @@ use crate::{
 
 /// Peers of one page: with all their addresses they fit into a gRPC frame.
 const MAX_PAGE: u32 = 500;
-/// Peers that the network is asked about one by one; for more, it is asked
-/// about all.
-const MAX_ASKED: usize = 8;
 /// Addresses of one AddPeer.
 const MAX_ADDRESSES: usize = 16;
 
@@ -80,7 +77,7 @@ impl Api {
 
     async fn views(&self, only: Option<&[PeerId]>) -> Result<Vec<PeerView>, Status> {
         let node = self.delivery.node();
-        let Some(only) = only.filter(|only| only.len() <= MAX_ASKED) else { return Ok(node.view().await?.peers) };
+        let Some(only) = only else { return Ok(node.view().await?.peers) };
         let mut views = Vec::new();
         for peer in only {
             views.extend(node.view_peer(*peer).await?);

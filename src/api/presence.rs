@@ -19,10 +19,11 @@ use crate::{
     types::{MAX_PRESENCE_BYTES, MAX_ROLE_BYTES, is_role},
 };
 
-/// Rows of one frame: with all their addresses well within a gRPC frame.
-const MAX_ROWS: usize = 256;
+/// Rows of one frame: with all their addresses 200 KiB or so, which is what a
+/// client that does not read costs.
+const MAX_ROWS: usize = 64;
 /// Frames that wait for a client to read them.
-const FRAMES: usize = 2;
+const FRAMES: usize = 1;
 /// Between two frames of changes: what changes meanwhile goes together, so that
 /// a restless network costs each watcher little.
 const PAUSE: Duration = Duration::from_millis(50);

@@ -21,7 +21,7 @@ use tokio::{
 use super::{Delivery, progress::lock};
 use crate::{
     clock,
-    node::ConnectionInfo,
+    node::{ConnectionInfo, PeerView},
     types::{Presence, Route},
 };
 
@@ -29,6 +29,8 @@ use crate::{
 /// told of itself still holds without a link: longer than a restart of its
 /// daemon or a change of the route takes.
 const SETTLE: Duration = Duration::from_secs(2);
+/// Peers that are waited for. Past that strangers are not.
+const MAX_SETTLING: usize = 1024;
 /// Peers whose changes wait for one watcher. Past that it is told that it
 /// lagged, and looks at all of them.
 const MAX_WAITING: usize = 1024;
@@ -199,10 +201,16 @@ impl Waiting {
             self.order.push_back(peer);
             self.changes.insert(peer, vec![change.clone()]);
         } else {
-            self.left_out = 1 + self.changes.values().map(|changes| changes.len() as u64).sum::<u64>();
-            self.order = VecDeque::new();
-            self.changes = HashMap::new();
+            return self.leave_out();
         }
+        self.news.notify_one();
+    }
+
+    /// Gives up what waits, and what has no room.
+    fn leave_out(&mut self) {
+        self.left_out += 1 + self.changes.values().map(|changes| changes.len() as u64).sum::<u64>();
+        self.order = VecDeque::new();
+        self.changes = HashMap::new();
         self.news.notify_one();
     }
 
@@ -238,15 +246,38 @@ impl State {
         }
     }
 
+    fn connected(&mut self, info: &ConnectionInfo) {
+        self.peers.entry(info.peer).or_insert_with(|| Peer::new(Instant::now()));
+        self.schedule(info.peer, Due::Offline, None);
+        let Some(peer) = self.peers.get_mut(&info.peer) else { return };
+        peer.lost = None;
+        let before = peer.status.route.replace(info.route);
+        let change = if !std::mem::replace(&mut peer.status.online, true) {
+            peer.status.since = clock::wall_ms();
+            Change::new(Cause::Online, format!("{} at {}", info.route, info.address))
+        } else if before != Some(info.route) {
+            Change::new(Cause::Route, format!("now {}", info.route))
+        } else {
+            return;
+        };
+        self.tell(info.peer, &change);
+    }
+
+    /// Waits for a peer that has no connection any more.
+    fn lost(&mut self, id: PeerId, why: String) {
+        if let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.status.online) {
+            peer.lost = Some((clock::wall_ms(), why));
+            self.schedule(id, Due::Offline, Some(Instant::now() + SETTLE));
+        }
+    }
+
     fn offline(&mut self, id: PeerId, in_book: bool) {
         self.schedule(id, Due::Offline, None);
         self.schedule(id, Due::Silence, None);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some((since, why)) = peer.lost.take() else { return };
-        if std::mem::take(&mut peer.status).online {
-            peer.status.since = since;
-            self.tell(id, &Change::new(Cause::Offline, why));
-        }
+        peer.status = PeerStatus { since, ..PeerStatus::default() };
+        self.tell(id, &Change::new(Cause::Offline, why));
         if !in_book {
             self.peers.remove(&id);
         }
@@ -267,32 +298,35 @@ impl State {
 impl Roster {
     /// The first connection is up.
     pub(super) fn connected(&self, info: &ConnectionInfo) {
+        lock(&self.state).connected(info);
+    }
+
+    /// Events were missed; this is how things are. Events that are older than
+    /// the view and come after this do no harm: the youngest comes last.
+    pub(super) fn catch_up(&self, view: &[PeerView]) {
         let mut state = lock(&self.state);
-        state.peers.entry(info.peer).or_insert_with(|| Peer::new(Instant::now()));
-        state.schedule(info.peer, Due::Offline, None);
-        let Some(peer) = state.peers.get_mut(&info.peer) else { return };
-        peer.lost = None;
-        let before = peer.status.route.replace(info.route);
-        let change = if !std::mem::replace(&mut peer.status.online, true) {
-            peer.status.since = clock::wall_ms();
-            Change::new(Cause::Online, format!("{} at {}", info.route, info.address))
-        } else if before != Some(info.route) {
-            Change::new(Cause::Route, format!("now {}", info.route))
-        } else {
-            return;
+        let connected = |view: &PeerView| {
+            let (route, address) = view.best.clone()?;
+            Some((view.peer, ConnectionInfo { peer: view.peer, route, address }))
         };
-        state.tell(info.peer, &change);
+        let connected: HashMap<PeerId, ConnectionInfo> = view.iter().filter_map(connected).collect();
+        let there = |peer: &Peer| peer.status.online && peer.lost.is_none();
+        let gone = state.peers.iter().filter(|(id, peer)| there(peer) && !connected.contains_key(id));
+        for id in gone.map(|(id, _)| *id).collect::<Vec<_>>() {
+            state.lost(id, "not connected any more".to_owned());
+        }
+        connected.values().for_each(|info| state.connected(info));
+        state.watchers.values_mut().for_each(Waiting::leave_out);
+        self.sooner.notify_one();
     }
 
     /// The last connection is gone. `at_once`: it is not to come back.
     pub(super) fn disconnected(&self, id: PeerId, why: String, at_once: bool, in_book: bool) {
         let mut state = lock(&self.state);
-        let Some(peer) = state.peers.get_mut(&id) else { return };
-        peer.lost = Some((clock::wall_ms(), why));
-        if at_once {
-            return state.offline(id, in_book);
+        state.lost(id, why);
+        if at_once || (!in_book && state.due.len() > MAX_SETTLING) {
+            state.offline(id, in_book);
         }
-        state.schedule(id, Due::Offline, Some(Instant::now() + SETTLE));
         self.sooner.notify_one();
     }
 
@@ -444,6 +478,8 @@ impl Delivery {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     fn info(peer: PeerId, route: Route) -> ConnectionInfo {
@@ -550,6 +586,48 @@ mod tests {
         drop(state);
         drop(watcher);
         assert!(lock(&roster.state).watchers.is_empty());
+    }
+
+    #[test]
+    fn what_was_missed_is_made_good() {
+        let roster = Arc::new(Roster::default());
+        let [stays, goes, comes] = [(); 3].map(|()| PeerId::random());
+        roster.connected(&info(stays, Route::Lan));
+        roster.connected(&info(goes, Route::Lan));
+        let mut watcher = roster.watch();
+        let view = |peer, best| PeerView {
+            peer,
+            best,
+            connections: 0,
+            rtt: None,
+            lan: Vec::new(),
+            addresses: Vec::new(),
+            agent: String::new(),
+        };
+        let best = |route| Some((route, "/ip4/127.0.0.1/tcp/1".parse().unwrap()));
+        roster.catch_up(&[
+            view(stays, best(Route::Direct)),
+            view(comes, best(Route::Lan)),
+            view(PeerId::random(), None),
+        ]);
+        assert_eq!(watcher.next(1).now_or_never(), Some(News::Lagged(3)));
+        later(&roster, 2 * SETTLE);
+        assert_eq!(causes(&watcher), [Cause::Offline]);
+        let online = |peer| roster.status(&peer).online;
+        assert_eq!([stays, goes, comes].map(online), [true, false, true]);
+        assert_eq!(roster.status(&stays).route, Some(Route::Direct));
+    }
+
+    #[test]
+    fn strangers_are_waited_for_in_numbers() {
+        let roster = Roster::default();
+        for n in 0..MAX_SETTLING + 10 {
+            let peer = PeerId::random();
+            roster.connected(&info(peer, Route::Lan));
+            roster.disconnected(peer, String::new(), false, false);
+            assert_eq!(roster.status(&peer).online, n < MAX_SETTLING);
+        }
+        assert_eq!(lock(&roster.state).peers.len(), MAX_SETTLING);
     }
 
     #[test]

@@ -39,6 +39,7 @@ impl Delivery {
                 biased;
                 () = self.inner.stop.cancelled() => return,
                 event = events.recv() => match event {
+                    Some(NodeEvent::Missed) => self.catch_up().await,
                     Some(event) => self.event(event, &notes, &fatal),
                     None => {
                         // Nobody waits for the cause when all is going down.
@@ -77,9 +78,17 @@ impl Delivery {
             }
             NodeEvent::Rerouted(peer, route) => roster.rerouted(peer, route),
             NodeEvent::OnLan(peer, there) => roster.on_lan(peer, there),
+            // Handled by the caller, which may wait.
+            NodeEvent::Missed => {}
             NodeEvent::AddressWorked(peer, address) => note(Note::Worked(peer, address)),
             NodeEvent::Fatal(cause) => drop(fatal.try_send(cause)),
         }
+    }
+
+    async fn catch_up(&self) {
+        // A closed network is on its way down.
+        let Ok(view) = self.inner.node.view().await else { return };
+        self.inner.roster.catch_up(&view.peers);
     }
 
     fn link(&self, link: Link) {
