@@ -29,14 +29,11 @@ pub enum NodeEvent {
     Rerouted(PeerId, Route),
     /// A peer was seen on the local network (true), or is not any more.
     OnLan(PeerId, bool),
-<<<<<<< HEAD
     /// A peer presents the secret of a ticket.
     Join(JoinAttempt),
-=======
     /// Events were dropped before this one: the receiver was too slow. The view
     /// tells how things are.
     Missed,
->>>>>>> cddc307 (Catch up with events that were dropped)
     /// A dialled address led to the peer: worth remembering.
     AddressWorked(PeerId, Multiaddr),
     /// The socket that served the node is gone for good; the daemon must end.
