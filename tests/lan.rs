@@ -81,6 +81,29 @@ async fn peers_on_a_cable_find_each_other_and_outlast_its_absence() {
     }
 }
 
+/// Nothing but the ticket tells where the other one is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_is_all_that_two_hosts_need() {
+    let lan = match Lan::new() {
+        Ok(lan) => lan,
+        Err(why) => return skip::skip("lan", &why),
+    };
+    let host = |at: usize| Options { args: vec!["--no-mdns".to_owned()], ..lan.host(at) };
+    let (mut a, b) = (Daemon::start_with(host(0)).await, Daemon::start_with(host(1)).await);
+    let invitation = a.client().await.invite(proto::InviteRequest::default()).await.unwrap().into_inner();
+    assert!(invitation.lan_only && invitation.addresses.len() <= 3, "{invitation:?}");
+    assert!(invitation.addresses[0].starts_with("/ip4/192.168.77.1/udp/4001/quic-v1/"), "{invitation:?}");
+    assert!(invitation.addresses.iter().all(|address| address.starts_with("/ip4/192.168.77.1/")), "{invitation:?}");
+    let request = proto::JoinRequest { ticket: invitation.ticket, ..proto::JoinRequest::default() };
+    let joined = b.client().await.join(request).await.unwrap().into_inner();
+    assert_eq!((joined.route(), joined.peer_id.clone()), (proto::Route::Lan, a.peer_id().await), "{joined:?}");
+    store_all(&b.client().await, numbered(&joined.peer_id, "", "", 0..3)).await;
+    // The inviter, restarted, finds the joiner by what that told when it joined.
+    a.kill();
+    a.restart().await;
+    store_all(&a.client().await, numbered(&b.peer_id().await, "", "", 0..3)).await;
+}
+
 fn link_down() -> Duration {
     let set = std::env::var("LINK_DOWN_SECONDS").ok().map(|text| Duration::from_secs(text.parse().unwrap()));
     set.unwrap_or(if std::env::var_os("CI").is_some() { LINK_DOWN_IN_CI } else { LINK_DOWN })

@@ -145,7 +145,7 @@ impl From<NodeError> for Status {
             NodeError::NoAddress(_) => with_info(Code::FailedPrecondition, text, "NO_ADDRESS", &[]),
             NodeError::Unreachable { .. } => with_info(Code::Unavailable, text, "UNREACHABLE", &[]),
             NodeError::Limit(_) => with_info(Code::ResourceExhausted, text, "LIMIT", &[("owner", "LOCAL".into())]),
-            NodeError::NotJoined(..) => with_info(Code::Unavailable, text, "NOT_JOINED", &[]),
+            NodeError::NotJoined { .. } => with_info(Code::Unavailable, text, "NOT_JOINED", &[]),
             NodeError::NoPong(..) => with_info(Code::Unavailable, text, "NO_PONG", &[]),
             NodeError::Timeout(_) => with_info(Code::DeadlineExceeded, text, "TIMEOUT", &[]),
             NodeError::Closed => shutting_down(),

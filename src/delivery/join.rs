@@ -3,11 +3,12 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libp2p::PeerId;
+use tokio::time::Instant;
 
 use super::{Delivery, DeliveryError};
 use crate::{
     clock,
-    node::{Connected, DialAttempt, DialTarget, NodeError},
+    node::{Connected, DialAttempt, DialTarget, Joined, NodeError},
     store::{Changed, Friend, Trust},
     ticket::Ticket,
     wire::join::{JoinAnswer, JoinRequest},
@@ -15,6 +16,9 @@ use crate::{
 
 /// What this node says it runs.
 const AGENT: &str = concat!("p2p-node/", env!("CARGO_PKG_VERSION"));
+/// How often a ticket is presented: over the connection that there is, then
+/// over new ones.
+const MAX_TRIES: u32 = 3;
 /// Characters shown of what an inviter says that it cannot do.
 const MAX_WORDS: usize = 200;
 
@@ -107,11 +111,7 @@ impl Delivery {
         let trusted = self.check_joinable(&ticket, alias.as_deref())?;
         let own = self.inner.reachable().await?.into_iter().map(|reachable| reachable.address).collect::<Vec<_>>();
         let request = JoinRequest::new(ticket.secret, self.inner.options.name.clone(), AGENT.to_owned(), &own);
-        let target = DialTarget::Addresses(inviter, ticket.addresses.clone());
-        let joined = match self.inner.node.join(target, request, deadline).await {
-            Ok(joined) => joined,
-            Err(error) => return Err(not_joined(error, &ticket)),
-        };
+        let joined = self.present(&ticket, request, deadline).await.map_err(|error| not_joined(error, &ticket))?;
         let (name, again) = match joined.answer {
             JoinAnswer::Welcome { name, again } => (name, again),
             // The inviter forgets in time.
@@ -132,6 +132,25 @@ impl Delivery {
         let alias = self.welcome_inviter(friend).await?;
         tracing::info!(peer = %inviter, alias, route = %joined.connected.route, "joined a node by its ticket");
         Ok(Membership { alias, connected: joined.connected, already: again || trusted })
+    }
+
+    /// A connection may be dead without this side knowing yet, when the inviter
+    /// was just restarted; asking again over a new one does no harm.
+    async fn present(&self, ticket: &Ticket, request: JoinRequest, deadline: Duration) -> Result<Joined, NodeError> {
+        let end = Instant::now() + deadline;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let (peer, addresses) = (ticket.inviter, ticket.addresses.clone());
+            let target = DialTarget::Addresses { peer, addresses, anew: tries > 1 };
+            let left = end.saturating_duration_since(Instant::now());
+            match self.inner.node.join(target, request.clone(), left).await {
+                Err(NodeError::NotJoined { again: true, peer, cause }) if tries < MAX_TRIES => {
+                    tracing::debug!(%peer, cause, "presenting the ticket again");
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// What can be said without asking anybody; tells whether the inviter is

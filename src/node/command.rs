@@ -43,8 +43,15 @@ pub enum DialTarget {
     Peer(PeerId),
     /// A peer over this address, which was stripped of its /p2p part.
     Address(PeerId, Multiaddr),
-    /// A peer over these addresses, without /p2p part, and all those known.
-    Addresses(PeerId, Vec<Multiaddr>),
+    /// A peer over these addresses and all those known.
+    Addresses {
+        /// The peer.
+        peer: PeerId,
+        /// Without /p2p part, best first.
+        addresses: Vec<Multiaddr>,
+        /// Even if it is connected: that connection may be dead.
+        anew: bool,
+    },
 }
 
 impl DialTarget {
@@ -52,7 +59,7 @@ impl DialTarget {
     #[must_use]
     pub fn peer(&self) -> PeerId {
         match self {
-            Self::Peer(peer) | Self::Address(peer, _) | Self::Addresses(peer, _) => *peer,
+            Self::Peer(peer) | Self::Address(peer, _) | Self::Addresses { peer, .. } => *peer,
         }
     }
 }

@@ -33,8 +33,15 @@ pub enum NodeError {
     #[error("peer {0} did not answer the ping: {1}")]
     NoPong(PeerId, String),
     /// The peer is connected and did not answer.
-    #[error("peer {0} did not say whether the ticket is good: {1}")]
-    NotJoined(PeerId, String),
+    #[error("peer {peer} did not say whether the ticket is good: {cause}")]
+    NotJoined {
+        /// The peer.
+        peer: PeerId,
+        /// For a person.
+        cause: String,
+        /// Another try may help.
+        again: bool,
+    },
     /// Time ran out.
     #[error(
         "no answer from peer {0} in time; check that it runs and that its address is right, or allow more, up to 10 s"

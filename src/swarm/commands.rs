@@ -1,11 +1,13 @@
 //! What the task does on a command.
 
+use std::io;
+
 use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
 use tokio::time::Instant;
 use tracing::info;
 
 use super::{
-    join::JoinJob,
+    join::{self, JoinJob},
     peers::MAX_DIAL_ADDRESSES,
     pending::{Opening, PingJob, Purpose, Waiter},
     ping::{self, Job},
@@ -25,7 +27,7 @@ impl Task {
             Command::Connect(target, reply) => self.connect(target, Waiter::Connect(reply), now),
             Command::Ping(peer, reply) => self.connect(DialTarget::Peer(peer), Waiter::Ping(reply), now),
             Command::Join(target, request, reply) => {
-                self.connect(target, Waiter::Join(Box::new(JoinJob { request, reply })), now);
+                self.connect(target, Waiter::Join(Box::new(JoinJob { request, reply, connected: None })), now);
             }
             Command::Disconnect(peer, reply) => drop(reply.send(self.disconnect(peer))),
             Command::SetPolicy(peer, policy) => self.set_policy(peer, policy, now),
@@ -44,7 +46,8 @@ impl Task {
         if let Err(error) = self.check_target(peer) {
             return waiter.fail(error);
         }
-        if let Some(info) = self.peers.get(&peer).and_then(|entry| entry.info(peer)) {
+        let anew = matches!(target, DialTarget::Addresses { anew: true, .. });
+        if let Some(info) = self.peers.get(&peer).and_then(|entry| entry.info(peer)).filter(|_| !anew) {
             return self.serve(waiter, info, true);
         }
         let Some(waiter) = self.share_dial(&target, waiter) else { return };
@@ -79,7 +82,7 @@ impl Task {
             DialTarget::Peer(peer) => self.pending.join(*peer, None, waiter).err(),
             DialTarget::Address(peer, address) => self.pending.join(*peer, Some(&without_peer(address)), waiter).err(),
             // One under way may not try all of them.
-            DialTarget::Addresses(..) => Some(waiter),
+            DialTarget::Addresses { .. } => Some(waiter),
         }
     }
 
@@ -88,7 +91,7 @@ impl Task {
         match target {
             DialTarget::Peer(peer) => known(peer),
             DialTarget::Address(_, address) => vec![without_peer(&address)],
-            DialTarget::Addresses(peer, mut all) => {
+            DialTarget::Addresses { peer, addresses: mut all, .. } => {
                 all.retain(is_dialable);
                 for address in known(peer) {
                     if all.len() < MAX_DIAL_ADDRESSES && !all.contains(&address) {
@@ -107,7 +110,7 @@ impl Task {
         match waiter {
             Waiter::Connect(reply) => drop(reply.send(Ok(connected))),
             Waiter::Ping(reply) => self.open_ping(PingJob { reply, connected, broken: 0 }),
-            Waiter::Join(job) => self.joins.present(&mut self.swarm.behaviour_mut().join, *job, connected),
+            Waiter::Join(job) => self.open_join(Box::new(JoinJob { connected: Some(connected), ..*job })),
         }
     }
 
@@ -117,6 +120,16 @@ impl Task {
         let Some(connection) = self.best_connection(&peer) else { return job.fail("the connection is gone") };
         let token = self.pending.opening(Opening { peer, connection, purpose: Purpose::Ping(Job::Asked(job)) });
         self.swarm.behaviour_mut().link.open(peer, connection, ping::PROTOCOL, token);
+    }
+
+    /// Opens a stream for the secret of a ticket on the youngest connection:
+    /// the peer was alive when that was made.
+    fn open_join(&mut self, job: Box<JoinJob>) {
+        let Some(peer) = job.connected.as_ref().map(|connected| connected.peer) else { return };
+        let youngest = self.peers.get(&peer).and_then(|entry| entry.connections.last()).map(|connection| connection.id);
+        let Some(connection) = youngest else { return job.finish(peer, Err(io::ErrorKind::NotConnected.into())) };
+        let token = self.pending.opening(Opening { peer, connection, purpose: Purpose::Join(job) });
+        self.swarm.behaviour_mut().link.open(peer, connection, join::PROTOCOL, token);
     }
 
     fn best_connection(&self, peer: &PeerId) -> Option<ConnectionId> {

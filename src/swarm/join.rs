@@ -9,11 +9,11 @@ use std::{
     time::Duration,
 };
 
-use futures::{AsyncRead, AsyncWrite};
+use futures::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
     multiaddr::Protocol,
-    request_response::{self, OutboundFailure, OutboundRequestId, ProtocolSupport, ResponseChannel},
+    request_response::{self, ProtocolSupport, ResponseChannel},
 };
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// The protocol.
-const PROTOCOL: StreamProtocol = StreamProtocol::new("/p2p-node/join/1");
+pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/p2p-node/join/1");
 /// From the request to the answer, on either side; a disk that is busy takes a
 /// part of it.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,12 +51,12 @@ pub(super) type Event = request_response::Event<JoinRequest, JoinAnswer>;
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Codec;
 
-/// Sets the behaviour up. It has as many streams as a connection may have:
+/// Sets up the behaviour, which answers requests. It has as many streams as a connection may have:
 /// those past a limit of its own it would log one by one.
 pub(super) fn behaviour(max_streams: usize) -> Behaviour {
     let config =
         request_response::Config::default().with_request_timeout(TIMEOUT).with_max_concurrent_streams(max_streams);
-    Behaviour::new([(PROTOCOL, ProtocolSupport::Full)], config)
+    Behaviour::new([(PROTOCOL, ProtocolSupport::Inbound)], config)
 }
 
 /// Someone who wants to join another node, and waits.
@@ -64,12 +64,32 @@ pub(super) fn behaviour(max_streams: usize) -> Behaviour {
 pub(super) struct JoinJob {
     pub(super) request: JoinRequest,
     pub(super) reply: oneshot::Sender<Result<Joined, NodeError>>,
+    /// What it goes over, once there is a connection.
+    pub(super) connected: Option<Connected>,
+}
+
+impl JoinJob {
+    /// Tells the caller what came of it. It may have gone away.
+    pub(super) fn finish(self, peer: PeerId, answer: io::Result<JoinAnswer>) {
+        let failed = |cause: String, again| NodeError::NotJoined { peer, cause, again };
+        let result = match (answer, self.connected) {
+            (Ok(answer), Some(connected)) => Ok(Joined { answer, connected }),
+            (Err(error), _) if error.kind() == io::ErrorKind::InvalidData => {
+                let cause = format!("it said what this version does not understand ({error}); update p2p-node here");
+                Err(failed(cause, false))
+            }
+            (Err(error), _) if error.kind() == io::ErrorKind::Unsupported => Err(failed(error.to_string(), false)),
+            (Err(error), _) => Err(failed(error.to_string(), true)),
+            (Ok(_), None) => Err(failed("the connection is gone".to_owned(), true)),
+        };
+        drop(self.reply.send(result));
+    }
 }
 
 /// Requests and answers under way.
 pub(super) struct Joins {
-    /// Presented elsewhere, waiting for the answer.
-    sent: HashMap<OutboundRequestId, (Connected, oneshot::Sender<Result<Joined, NodeError>>)>,
+    /// One for each request of this node that waits for an answer.
+    pub(super) sending: Arc<Semaphore>,
     tries: Tries,
     /// One for each request that is being looked at here.
     slots: Arc<Semaphore>,
@@ -105,33 +125,8 @@ pub(super) const ANSWER_QUEUE: usize = MAX_UNANSWERED;
 
 impl Joins {
     pub(super) fn new(answered: mpsc::Sender<Answered>) -> Self {
-        let slots = Arc::new(Semaphore::new(MAX_UNANSWERED));
-        Self { sent: HashMap::new(), tries: Tries::default(), slots, answered }
-    }
-
-    /// Presents a secret to a peer that is connected.
-    pub(super) fn present(&mut self, behaviour: &mut Behaviour, job: JoinJob, connected: Connected) {
-        if self.sent.len() >= MAX_SENT {
-            let error = NodeError::Limit("too many joins are under way; try again later".to_owned());
-            return drop(job.reply.send(Err(error)));
-        }
-        let id = behaviour.send_request(&connected.peer, job.request);
-        self.sent.insert(id, (connected, job.reply));
-    }
-
-    /// The inviter answered.
-    pub(super) fn hear(&mut self, id: OutboundRequestId, answer: JoinAnswer) {
-        if let Some((connected, reply)) = self.sent.remove(&id) {
-            // The caller may have gone.
-            drop(reply.send(Ok(Joined { answer, connected })));
-        }
-    }
-
-    /// The inviter did not answer.
-    pub(super) fn fail(&mut self, id: OutboundRequestId, error: &OutboundFailure) {
-        if let Some((connected, reply)) = self.sent.remove(&id) {
-            drop(reply.send(Err(NodeError::NotJoined(connected.peer, cause(error)))));
-        }
+        let (sending, slots) = (Semaphore::new(MAX_SENT), Semaphore::new(MAX_UNANSWERED));
+        Self { sending: Arc::new(sending), tries: Tries::default(), slots: Arc::new(slots), answered }
     }
 
     /// A request came in: the reply to give to whoever looks at it, or `None`
@@ -242,18 +237,21 @@ impl Tries {
     }
 }
 
-fn cause(error: &OutboundFailure) -> String {
-    match error {
-        OutboundFailure::DialFailure | OutboundFailure::ConnectionClosed => "the connection broke".to_owned(),
-        OutboundFailure::Timeout => format!("nothing came within {} s", TIMEOUT.as_secs()),
-        OutboundFailure::UnsupportedProtocols => {
-            format!("it does not speak {PROTOCOL}; update p2p-node over there")
-        }
-        OutboundFailure::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-            format!("it said what this version does not understand ({error}); update p2p-node here")
-        }
-        OutboundFailure::Io(error) => error.to_string(),
-    }
+/// Presents a secret to an inviter and hears what it says, on a stream of the
+/// task's choice: request_response would take any connection of the peer, one
+/// that is dead and not known to be, perhaps.
+pub(super) async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &JoinRequest,
+) -> io::Result<JoinAnswer> {
+    let timed_out = || io::Error::new(io::ErrorKind::TimedOut, format!("nothing came within {} s", TIMEOUT.as_secs()));
+    tokio::time::timeout(TIMEOUT, ask(stream, request)).await.unwrap_or_else(|_| Err(timed_out()))
+}
+
+async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &JoinRequest) -> io::Result<JoinAnswer> {
+    join::write(&mut stream, request).await?;
+    stream.close().await?;
+    join::read(&mut stream).await
 }
 
 impl request_response::Codec for Codec {

@@ -56,6 +56,8 @@ pub(super) enum Purpose {
     Link,
     /// A ping.
     Ping(Job),
+    /// The secret of a ticket.
+    Join(Box<JoinJob>),
 }
 
 /// A ping that was asked for.

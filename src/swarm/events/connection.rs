@@ -57,8 +57,10 @@ impl Task {
 
     pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId, cause: Option<ConnectionError>, now: Instant) {
         for Opening { purpose, .. } in self.pending.lost(id) {
-            if let Purpose::Ping(Job::Asked(job)) = purpose {
-                job.fail("the connection broke");
+            match purpose {
+                Purpose::Link | Purpose::Ping(Job::Probe(..)) => {}
+                Purpose::Ping(Job::Asked(job)) => job.fail("the connection broke"),
+                Purpose::Join(job) => job.finish(peer, Err(io::ErrorKind::ConnectionReset.into())),
             }
         }
         self.end_links(id);

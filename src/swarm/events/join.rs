@@ -1,7 +1,9 @@
 //! Tickets are presented, here and elsewhere.
 
+use std::io;
+
 use libp2p::{
-    PeerId,
+    PeerId, Stream,
     request_response::{Message, ResponseChannel},
     swarm::ConnectionId,
 };
@@ -9,9 +11,10 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{
-    node::{JoinAttempt, NodeEvent},
+    node::{JoinAttempt, NodeError, NodeEvent},
     swarm::{
-        join::{Answered, Event},
+        join::{Answered, Event, JoinJob, exchange},
+        link::behaviour::OpenError,
         route::is_loopback,
         task::Task,
     },
@@ -24,15 +27,9 @@ impl Task {
             Event::Message { peer, connection_id, message: Message::Request { request, channel, .. } } => {
                 self.on_join_request(peer, connection_id, request, channel, now);
             }
-            Event::Message { message: Message::Response { request_id, response }, .. } => {
-                self.joins.hear(request_id, response);
-            }
-            Event::OutboundFailure { peer, request_id, error, .. } => {
-                debug!(%peer, %error, "no answer to a ticket");
-                self.joins.fail(request_id, &error);
-            }
             Event::InboundFailure { peer, error, .. } => debug!(%peer, %error, "a ticket was not answered"),
-            Event::ResponseSent { .. } => {}
+            // Requests of this node go another way.
+            Event::ResponseSent { .. } | Event::Message { .. } | Event::OutboundFailure { .. } => {}
         }
     }
 
@@ -55,7 +52,31 @@ impl Task {
         }
     }
 
+    /// Presents a secret elsewhere; the caller hears what comes of it.
+    pub(super) fn present(&mut self, peer: PeerId, stream: Stream, job: JoinJob) {
+        let Ok(slot) = self.joins.sending.clone().try_acquire_owned() else {
+            let error = NodeError::Limit("too many joins are under way; try again later".to_owned());
+            return drop(job.reply.send(Err(error)));
+        };
+        tokio::spawn(async move {
+            let answer = exchange(stream, &job.request).await;
+            job.finish(peer, answer);
+            drop(slot);
+        });
+    }
+
     pub(in crate::swarm) fn on_join_answered(&mut self, answered: Answered) {
         self.joins.answer(&mut self.swarm.behaviour_mut().join, answered);
+    }
+}
+
+/// Why a stream for a secret could not be opened.
+pub(super) fn open_error(error: &OpenError) -> io::Error {
+    match error {
+        OpenError::Unsupported(_) => {
+            io::Error::new(io::ErrorKind::Unsupported, format!("{error}; update p2p-node over there"))
+        }
+        OpenError::Timeout => io::Error::new(io::ErrorKind::TimedOut, error.to_string()),
+        OpenError::Io(error) => io::Error::new(error.kind(), error.to_string()),
     }
 }

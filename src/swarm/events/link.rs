@@ -7,6 +7,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::join::open_error;
 use crate::{
     node::{Direction, Link, LinkId, NodeError, NodeEvent, Pong},
     swarm::{
@@ -63,6 +64,7 @@ impl Task {
         match purpose {
             Purpose::Link => self.on_outbound_link(peer, connection, stream, now),
             Purpose::Ping(job) => self.measure(stream, job, now),
+            Purpose::Join(job) => self.present(peer, stream, *job),
         }
     }
 
@@ -146,6 +148,7 @@ impl Task {
             }
             Purpose::Ping(Job::Asked(job)) => job.fail(error),
             Purpose::Ping(Job::Probe(..)) => self.probe_answered(peer, connection, now),
+            Purpose::Join(job) => job.finish(peer, Err(open_error(error))),
         }
     }
 
