@@ -10,8 +10,6 @@
 //! and age are told apart. It guards against slips, not against people: whoever
 //! has a ticket has its secret anyway.
 
-use std::fmt;
-
 use data_encoding::BASE32_NOPAD;
 use libp2p::{
     Multiaddr, PeerId,
@@ -20,14 +18,14 @@ use libp2p::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::types::Secret;
+
 /// Most bytes of a ticket before they become text.
 pub const MAX_TICKET_BYTES: usize = 256;
 /// Most characters of a ticket.
 pub const MAX_TICKET_CHARS: usize = (MAX_TICKET_BYTES * 8).div_ceil(BITS_PER_CHAR);
 /// Most addresses of a ticket.
 pub const MAX_TICKET_ADDRESSES: usize = 3;
-/// Bytes of a secret: beyond guessing.
-pub const SECRET_BYTES: usize = 16;
 
 /// Of base32.
 const BITS_PER_CHAR: usize = 5;
@@ -36,10 +34,6 @@ const BITS_PER_CHAR: usize = 5;
 const MAX_TEXT_CHARS: usize = 4 * MAX_TICKET_CHARS;
 const VERSION: u8 = 1;
 const CHECKSUM_BYTES: usize = 4;
-
-/// What a joiner presents. Shown once in a ticket, kept as a hash only.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Secret(pub [u8; SECRET_BYTES]);
 
 /// An invitation by one node to whoever holds this.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,21 +84,6 @@ struct Body {
     secret: Secret,
     expires: u64,
     addresses: Vec<Vec<u8>>,
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
-
-impl Secret {
-    /// What the inviter keeps of it. Not reversible, and no two secrets share
-    /// one, so that looking it up tells nothing by how long that takes.
-    #[must_use]
-    pub fn hash(&self) -> [u8; 32] {
-        blake3::hash(&self.0).into()
-    }
 }
 
 impl Ticket {

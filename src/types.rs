@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
 use libp2p::PeerId;
+use serde::{Deserialize, Serialize};
 
 /// Most bytes of a message id, a channel or a consumer's name.
 pub const MAX_NAME_BYTES: usize = 128;
@@ -27,6 +28,13 @@ pub const MAX_HEADER_BYTES: usize =
     2 * MAX_NAME_BYTES + 2 * MAX_TYPE_BYTES + MAX_METADATA_BYTES + MAX_METADATA_ENTRIES * 16 + 256;
 /// The smallest and largest `max_message_bytes` that can be configured.
 pub const MESSAGE_BYTES_RANGE: std::ops::RangeInclusive<u64> = 1024..=64 * 1024 * 1024;
+
+/// Bytes of a ticket's secret: beyond guessing.
+pub const SECRET_BYTES: usize = 16;
+
+/// What a joiner presents. Shown once in a ticket, kept as a hash only.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret(pub [u8; SECRET_BYTES]);
 
 /// A channel's name. Cheap to clone.
 pub type Channel = Arc<str>;
@@ -120,6 +128,21 @@ impl fmt::Debug for Content {
             .field("kind", &self.kind)
             .field("payload_bytes", &self.payload.len())
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl Secret {
+    /// What the inviter keeps of it. Not reversible, and no two secrets share
+    /// one, so that looking it up tells nothing by how long that takes.
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        blake3::hash(&self.0).into()
     }
 }
 

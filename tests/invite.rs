@@ -15,7 +15,8 @@ use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, SwarmBuilder, noise, swarm::SwarmEvent, tcp, yamux};
 use p2p_node::{
     proto::{self, MessageState},
-    ticket::{Secret, Ticket},
+    ticket::Ticket,
+    types::Secret,
     wire::join::{self, JoinAnswer, JoinRequest},
 };
 use support::{Daemon, Options, P2P_NODE, eventually, message, scrub, send_to};
@@ -103,7 +104,21 @@ async fn both_sides_know_and_trust_each_other_by_name() {
     let left = invitation.expires_at - i64::try_from(now_ms()).unwrap();
     assert!((3_590_000..=3_600_000).contains(&left), "{left}");
 
+    let watch = proto::WatchPeersRequest { book_only: true };
+    let mut changes = a.client().await.watch_peers(watch).await.unwrap().into_inner();
     let joined = join(&b, &invitation.ticket).await;
+    let told = async {
+        loop {
+            let frame = changes.message().await.unwrap().unwrap().frame;
+            let Some(proto::watch_peers_response::Frame::Changes(some)) = frame else { continue };
+            let all = some.changes.into_iter();
+            if let Some(told) = all.into_iter().find(|change| change.cause() == proto::ChangeCause::Joined) {
+                return told;
+            }
+        }
+    };
+    let told = timeout(STEP, told).await.expect("a change in time");
+    assert_eq!((told.invite_id, told.peer.unwrap().alias), (invitation.invite_id.clone(), "bob".to_owned()));
     assert_eq!((joined.peer_id.as_str(), joined.alias.as_str()), (a_id.as_str(), "anna"));
     assert_eq!((joined.route(), joined.already_joined), (proto::Route::Lan, false));
     assert_eq!(joined.address, invitation.addresses[0]);
@@ -400,7 +415,7 @@ impl Hostile {
 
     async fn present(&mut self, secret: Secret) -> JoinAnswer {
         let mut stream = self.open().await;
-        let request = JoinRequest::new(secret, "hostile".to_owned(), "none".to_owned(), &[]);
+        let request = JoinRequest::new(secret, "hostile".to_owned(), "none".to_owned(), Vec::new());
         join::write(&mut stream, &request).await.unwrap();
         timeout(STEP, join::read(&mut stream)).await.expect("an answer in time").unwrap()
     }

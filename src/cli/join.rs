@@ -7,15 +7,20 @@ use std::{
 
 use clap::Args;
 use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
+use tonic::Streaming;
 
 use super::{
     args::Global,
-    client::{ANSWER, answer, connect},
+    client::{ANSWER, Client, answer, connect},
     errors::Failure,
-    output::{Out, clean, route, short_id},
+    output::{Out, clean, peer_name, route, short_id},
+    signals::Signals,
 };
 use crate::{
-    proto::{InviteRequest, InviteResponse, JoinRequest, JoinResponse},
+    proto::{
+        ChangeCause, InviteRequest, InviteResponse, JoinRequest, JoinResponse, Peer, PeerChange, WatchPeersRequest,
+        WatchPeersResponse, watch_peers_response::Frame,
+    },
     ticket::MAX_TICKET_CHARS,
 };
 
@@ -45,6 +50,7 @@ const MAX_STDIN: u64 = 16 * MAX_TICKET_CHARS as u64;
 /// Black on white, whatever the terminal's colours are: a QR code with the
 /// colours swapped is not read by every camera.
 const BLACK_ON_WHITE: &str = "\x1b[30;107m";
+const WAITING: &str = "Waiting for it to join. Ctrl-C ends the waiting; the ticket stays good.";
 const PLAIN: &str = "\x1b[0m";
 
 /// Arguments of `invite`.
@@ -78,16 +84,55 @@ pub(super) async fn invite(args: InviteArgs, global: &Global, out: Out) -> Resul
         return Err(Failure::Usage("--expires is less than a millisecond; give a time such as 10m".to_owned()));
     }
     let mut client = connect(global).await?;
+    let waits = io::stdout().is_terminal() && !out.json();
+    // Before the ticket is there, so that nobody joins unseen.
+    let changes = if waits { Some(changes(&mut client).await?) } else { None };
     let request = InviteRequest { expires_ms, alias: args.alias.unwrap_or_default() };
     let invitation = answer(ANSWER, client.invite(request)).await?;
     if out.json() {
         return out.object(&invitation);
     }
-    if !io::stdout().is_terminal() {
-        return out.line(&clean(&invitation.ticket));
-    }
+    let Some(changes) = changes else { return out.line(&clean(&invitation.ticket)) };
     let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    out.line(&invitation_text(&invitation, args.expires, colours)?)
+    out.line(&invitation_text(&invitation, args.expires, colours)?)?;
+    out.line(WAITING)?;
+    let mut signals = Signals::ending()?;
+    tokio::select! {
+        biased;
+        joined = joined(changes, &invitation.invite_id) => out.line(&arrived_text(&joined?)),
+        signal = signals.wait() => Err(signal),
+        () = tokio::time::sleep(args.expires) => {
+            Err(Failure::Failed("nobody joined in time: the ticket has expired; make another".to_owned()))
+        }
+    }
+}
+
+async fn changes(client: &mut Client) -> Result<Streaming<WatchPeersResponse>, Failure> {
+    let mut stream = client.watch_peers(WatchPeersRequest { book_only: true }).await?.into_inner();
+    // Ready: it hears of all that happens from now on.
+    stream.message().await?;
+    Ok(stream)
+}
+
+/// Waits until somebody joins with this ticket.
+async fn joined(mut changes: Streaming<WatchPeersResponse>, invite_id: &str) -> Result<Peer, Failure> {
+    while let Some(frame) = changes.message().await? {
+        let Some(Frame::Changes(some)) = frame.frame else { continue };
+        let ours = |change: &PeerChange| change.cause() == ChangeCause::Joined && change.invite_id == invite_id;
+        if let Some(change) = some.changes.into_iter().find(ours) {
+            return Ok(change.peer.unwrap_or_default());
+        }
+    }
+    Err(Failure::Failed("UNAVAILABLE: the daemon ended the stream; the ticket stays good".to_owned()))
+}
+
+fn arrived_text(peer: &Peer) -> String {
+    let (name, id) = (clean(&peer_name(peer)), clean(&peer.peer_id));
+    let to = if peer.alias.is_empty() { &id } else { &name };
+    format!(
+        "{name} joined ({id}), {}\n\nBoth nodes trust each other. Next:\n  p2p-node send {to} 'hello'",
+        route(peer.route)
+    )
 }
 
 /// Redeems a ticket.

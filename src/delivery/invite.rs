@@ -9,8 +9,8 @@ use crate::{
     clock,
     node::{JoinAttempt, Reachable},
     store::{Friend, Invited, MAX_OPEN_INVITES, NewInvite, Redeemed},
-    ticket::{MAX_TICKET_ADDRESSES, Secret, Ticket, TicketError},
-    types::Route,
+    ticket::{MAX_TICKET_ADDRESSES, Ticket, TicketError},
+    types::{Route, Secret},
     wire::join::{JoinAnswer, JoinRequest},
 };
 
@@ -108,7 +108,8 @@ impl Delivery {
 
     async fn redeem(&self, peer: PeerId, same_host: bool, request: JoinRequest) -> Result<JoinAnswer, DeliveryError> {
         let inner = &self.inner;
-        let addresses = request.addresses().filter(|address| is_worth_noting(address, same_host)).collect();
+        let told = request.addresses().filter_map(|bytes| Multiaddr::try_from(bytes.to_vec()).ok());
+        let addresses = told.filter(|address| is_worth_noting(address, same_host)).collect();
         let friend = Friend { peer, alias: None, name: request.name, addresses };
         let (hash, now, wall) = (request.secret.hash(), inner.clock.now(), clock::wall_ms());
         let delivery = self.clone();
@@ -124,7 +125,8 @@ impl Delivery {
         match redeemed.await? {
             Redeemed::Welcome { entry, invite_id, again } => {
                 if !again {
-                    inner.joined(peer, entry.alias.as_deref(), &invite_id, &request.agent);
+                    log_joined(peer, entry.alias.as_deref(), &invite_id, &request.agent);
+                    inner.roster.joined(peer, &invite_id);
                 }
                 Ok(JoinAnswer::Welcome { name: inner.options.name.clone(), again })
             }
@@ -146,13 +148,11 @@ impl Inner {
         reachable.truncate(MAX_TICKET_ADDRESSES);
         Ok(reachable)
     }
+}
 
-    /// A peer redeemed a ticket: the one place that tells of it.
-    fn joined(&self, peer: PeerId, alias: Option<&str>, invite_id: &str, agent: &str) {
-        let agent: String = agent.chars().filter(|c| matches!(c, ' '..='~')).take(MAX_AGENT_CHARS).collect();
-        tracing::info!(%peer, alias, invite_id, agent, "a node joined with a ticket and is trusted");
-        self.roster.joined(peer, invite_id);
-    }
+fn log_joined(peer: PeerId, alias: Option<&str>, invite_id: &str, agent: &str) {
+    let agent: String = agent.chars().filter(|c| matches!(c, ' '..='~')).take(MAX_AGENT_CHARS).collect();
+    tracing::info!(%peer, alias, invite_id, agent, "a node joined with a ticket and is trusted");
 }
 
 /// Whether to try an address later that a joiner told of itself. Anyone can

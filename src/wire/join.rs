@@ -14,10 +14,9 @@
 use std::io;
 
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::ticket::Secret;
+use crate::types::Secret;
 
 /// Longest frame either way: a name, what the joiner runs, and its addresses.
 pub const MAX_JOIN_BYTES: usize = 1024;
@@ -62,17 +61,20 @@ pub enum JoinAnswer {
 }
 
 impl JoinRequest {
-    /// A request; of the addresses, the first few are told.
+    /// A request; of the addresses, multiaddrs in binary, the first few that
+    /// are not too long are told.
     #[must_use]
-    pub fn new(secret: Secret, name: String, agent: String, addresses: &[Multiaddr]) -> Self {
-        let addresses = addresses.iter().map(Multiaddr::to_vec).filter(|bytes| bytes.len() <= MAX_ADDRESS_BYTES);
-        Self { secret, name, agent, addresses: addresses.take(MAX_JOIN_ADDRESSES).collect() }
+    pub fn new(secret: Secret, name: String, agent: String, mut addresses: Vec<Vec<u8>>) -> Self {
+        addresses.retain(|address| address.len() <= MAX_ADDRESS_BYTES);
+        addresses.truncate(MAX_JOIN_ADDRESSES);
+        Self { secret, name, agent, addresses }
     }
 
-    /// Where the joiner says that it listens, as far as that can be read.
-    pub fn addresses(&self) -> impl Iterator<Item = Multiaddr> {
-        let readable = self.addresses.iter().filter(|bytes| bytes.len() <= MAX_ADDRESS_BYTES);
-        readable.take(MAX_JOIN_ADDRESSES).filter_map(|bytes| Multiaddr::try_from(bytes.clone()).ok())
+    /// Where the joiner says that it listens: multiaddrs in binary, not checked
+    /// yet.
+    pub fn addresses(&self) -> impl Iterator<Item = &[u8]> {
+        let short = self.addresses.iter().filter(|bytes| bytes.len() <= MAX_ADDRESS_BYTES);
+        short.take(MAX_JOIN_ADDRESSES).map(Vec::as_slice)
     }
 }
 
@@ -130,8 +132,8 @@ mod tests {
 
     fn request() -> JoinRequest {
         let addresses = ["/ip4/192.168.1.2/udp/4001/quic-v1", "/ip4/192.168.1.2/tcp/4001"];
-        let addresses = addresses.map(|address| address.parse().unwrap());
-        JoinRequest::new(Secret([7; 16]), "pi".into(), "p2p-node/0.1.0".into(), &addresses)
+        let addresses = addresses.map(|address| address.parse::<libp2p::Multiaddr>().unwrap().to_vec());
+        JoinRequest::new(Secret([7; 16]), "pi".into(), "p2p-node/0.1.0".into(), addresses.to_vec())
     }
 
     #[test]
@@ -176,13 +178,11 @@ mod tests {
 
     #[test]
     fn only_a_few_addresses_are_told_or_heard() {
-        let address: Multiaddr = "/ip4/192.168.1.2/tcp/4001".parse().unwrap();
-        let long: Multiaddr = format!("/dns4/{}/tcp/1", "x".repeat(300)).parse().unwrap();
-        let all = [long, address.clone(), address.clone(), address.clone(), address];
-        let mut request = JoinRequest::new(Secret([0; 16]), String::new(), String::new(), &all);
-        assert_eq!(request.addresses.len(), 3);
-        request.addresses = vec![vec![0xff; 10]; 100];
-        assert_eq!(request.addresses().count(), 0);
+        let all = vec![vec![1; 300], vec![1], vec![2], vec![3], vec![4]];
+        let mut request = JoinRequest::new(Secret([0; 16]), String::new(), String::new(), all.clone());
+        assert_eq!(request.addresses, [[1], [2], [3]]);
+        request.addresses = all;
+        assert_eq!(request.addresses().collect::<Vec<_>>(), [[1], [2], [3]]);
     }
 
     proptest! {
