@@ -9,8 +9,12 @@ import (
 	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/p2p-node/p2p-node/clients/go/p2pv1"
 )
 
 // domain marks error details as the daemon's own.
@@ -125,6 +129,15 @@ func asError(ctx context.Context, err error) error {
 		e.causes = []error{cause}
 	}
 	return e
+}
+
+// refused makes an error of the receipt of an item that was not taken.
+func refused(answer *p2pv1.Receipt) error {
+	told := &spb.Status{}
+	if err := proto.Unmarshal(answer.GetDetails(), told); err != nil || told.GetCode() != answer.GetCode() {
+		told = &spb.Status{Code: answer.GetCode(), Message: answer.GetError()}
+	}
+	return asError(context.Background(), status.ErrorProto(told))
 }
 
 // newError makes an error of this side.

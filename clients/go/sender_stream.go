@@ -153,7 +153,7 @@ func (s *Sender) receive(stream p2pv1.P2P_SendStreamClient, worked *bool) error 
 				continue
 			}
 			if code := codes.Code(answer.GetCode()); code != codes.OK {
-				s.end(receipt, Sent{ID: receipt.ID}, newError(code, answer.GetError()))
+				s.end(receipt, Sent{ID: receipt.ID}, refused(answer))
 				continue
 			}
 			sent := sentFrom(answer.GetResponse())

@@ -337,11 +337,17 @@ fn send_frame(frame: send_stream_response::Frame) -> proto::SendStreamResponse {
 }
 
 fn taken(at: u64, sent: Sent) -> proto::Receipt {
-    proto::Receipt { r#ref: at, response: Some(convert::send_response(sent)), code: 0, error: String::new() }
+    proto::Receipt { r#ref: at, response: Some(convert::send_response(sent)), ..proto::Receipt::default() }
 }
 
 fn refused(at: u64, status: &Status) -> proto::Receipt {
-    proto::Receipt { r#ref: at, response: None, code: status.code().into(), error: status.message().to_owned() }
+    proto::Receipt {
+        r#ref: at,
+        response: None,
+        code: status.code().into(),
+        error: status.message().to_owned(),
+        details: status.details().to_vec().into(),
+    }
 }
 
 async fn tell(frames: &Frames<proto::SendStreamResponse>, receipts: Vec<proto::Receipt>) {

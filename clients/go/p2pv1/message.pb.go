@@ -219,7 +219,8 @@ const (
 	Reason_REASON_REMOTE_FULL Reason = 3
 	// Larger than the peer takes (its max_message_bytes). Rejected.
 	Reason_REASON_TOO_LARGE Reason = 4
-	// Ephemeral: no Listen was open on the channel over there. Rejected.
+	// Ephemeral: no Listen was open on the channel over there, or only such as
+	// peek. Rejected.
 	Reason_REASON_NO_CONSUMER Reason = 5
 	// Ephemeral: the peer could not be reached in time. Rejected.
 	Reason_REASON_UNREACHABLE Reason = 6
@@ -343,7 +344,8 @@ func (Wait) EnumDescriptor() ([]byte, []int) {
 type AckMode int32
 
 const (
-	// The same as ACK_MODE_AUTO.
+	// Refused, except for a peek: what is acknowledged is gone, so a Listen says
+	// how that is to happen.
 	AckMode_ACK_MODE_UNSPECIFIED AckMode = 0
 	// The daemon acknowledges as it hands out: at most once at the app's edge.
 	// For grpcurl and the like.
@@ -456,7 +458,7 @@ const (
 	ChangeCause_CHANGE_CAUSE_UNSPECIFIED ChangeCause = 0
 	// Connected.
 	ChangeCause_CHANGE_CAUSE_ONLINE ChangeCause = 1
-	// Not connected any more; `detail` says how that was noticed.
+	// Not connected any more, for 2 s; `detail` says how that was noticed.
 	ChangeCause_CHANGE_CAUSE_OFFLINE ChangeCause = 2
 	// Reached another way.
 	ChangeCause_CHANGE_CAUSE_ROUTE ChangeCause = 3
@@ -1194,7 +1196,10 @@ type Receipt struct {
 	// gRPC status code when the item was refused, else 0.
 	Code int32 `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"`
 	// What was wrong with it.
-	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// The same with its details, as of a call: a google.rpc.Status, encoded.
+	// Empty when the item was taken.
+	Details       []byte `protobuf:"bytes,5,opt,name=details,proto3" json:"details,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1257,17 +1262,27 @@ func (x *Receipt) GetError() string {
 	return ""
 }
 
+func (x *Receipt) GetDetails() []byte {
+	if x != nil {
+		return x.Details
+	}
+	return nil
+}
+
 type ListenRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Channel string                 `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"`
 	// "default" if empty.
-	Consumer string  `protobuf:"bytes,2,opt,name=consumer,proto3" json:"consumer,omitempty"`
-	AckMode  AckMode `protobuf:"varint,3,opt,name=ack_mode,json=ackMode,proto3,enum=p2p.v1.AckMode" json:"ack_mode,omitempty"`
+	Consumer string `protobuf:"bytes,2,opt,name=consumer,proto3" json:"consumer,omitempty"`
+	// Must be given, unless `peek` is set.
+	AckMode AckMode `protobuf:"varint,3,opt,name=ack_mode,json=ackMode,proto3,enum=p2p.v1.AckMode" json:"ack_mode,omitempty"`
 	// At most so many messages a frame; a frame holds at most 1 MiB, or one
 	// message. 0: 1. At most 4,096.
 	MaxBatch uint32 `protobuf:"varint,4,opt,name=max_batch,json=maxBatch,proto3" json:"max_batch,omitempty"`
 	// Reads what is in the inbox and what comes, without a cursor and without
-	// consuming. Begins with the oldest message kept; `consumer` is ignored.
+	// consuming. Begins with the oldest message kept; `consumer` and `ack_mode`
+	// do nothing. It sees ephemeral messages and does not count as a listener
+	// for their sender.
 	Peek          bool `protobuf:"varint,5,opt,name=peek,proto3" json:"peek,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2158,7 +2173,7 @@ func (x *CancelResponse) GetMessage() *SentMessage {
 
 type ListPeersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Only those connected.
+	// Only those online.
 	Online bool `protobuf:"varint,1,opt,name=online,proto3" json:"online,omitempty"`
 	// At most 500. 0: 500.
 	PageSize uint32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
@@ -2283,6 +2298,7 @@ type Peer struct {
 	Pinned bool `protobuf:"varint,4,opt,name=pinned,proto3" json:"pinned,omitempty"`
 	// In the address book.
 	InBook bool `protobuf:"varint,5,opt,name=in_book,json=inBook,proto3" json:"in_book,omitempty"`
+	// As WatchPeers says it.
 	Online bool `protobuf:"varint,6,opt,name=online,proto3" json:"online,omitempty"`
 	// Of the connection that carries messages.
 	Route Route `protobuf:"varint,7,opt,name=route,proto3,enum=p2p.v1.Route" json:"route,omitempty"`
@@ -2309,8 +2325,8 @@ type Peer struct {
 	// What the peer calls itself; not verified, never usable in place of a peer
 	// id. `alias` is what this node's address book calls it.
 	Name string `protobuf:"bytes,19,opt,name=name,proto3" json:"name,omitempty"`
-	// What its apps announce by SetPresence; empty while it is offline or does
-	// not trust this node.
+	// What its apps announce by SetPresence. These and `name` are empty while it
+	// is offline, does not trust this node or is not trusted by it.
 	Roles    []string `protobuf:"bytes,20,rep,name=roles,proto3" json:"roles,omitempty"`
 	Presence string   `protobuf:"bytes,21,opt,name=presence,proto3" json:"presence,omitempty"`
 	// When it came online or went offline last, seen from here since the daemon
@@ -3241,8 +3257,9 @@ type InviteResponse struct {
 	// and digits only, at most 512.
 	Ticket string `protobuf:"bytes,1,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	// Names the ticket in PeerChange.invite_id.
-	InviteId  string `protobuf:"bytes,2,opt,name=invite_id,json=inviteId,proto3" json:"invite_id,omitempty"`
-	ExpiresAt int64  `protobuf:"varint,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	InviteId string `protobuf:"bytes,2,opt,name=invite_id,json=inviteId,proto3" json:"invite_id,omitempty"`
+	// Unix milliseconds, in whole seconds.
+	ExpiresAt int64 `protobuf:"varint,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	// Where the joiner will look for this node, besides the local network.
 	Addresses []string `protobuf:"bytes,4,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	// None of the addresses leaves the local network: the joiner must be on it.
@@ -3379,7 +3396,7 @@ type JoinResponse struct {
 	// How it is connected.
 	Route   Route  `protobuf:"varint,3,opt,name=route,proto3,enum=p2p.v1.Route" json:"route,omitempty"`
 	Address string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
-	// This node had redeemed the ticket before.
+	// This node had redeemed the ticket before, or trusted the inviter already.
 	AlreadyJoined bool `protobuf:"varint,5,opt,name=already_joined,json=alreadyJoined,proto3" json:"already_joined,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3452,7 +3469,7 @@ func (x *JoinResponse) GetAlreadyJoined() bool {
 
 type WatchPeersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Only those in the address book.
+	// Only those in the address book; one that leaves it is REMOVED.
 	BookOnly      bool `protobuf:"varint,1,opt,name=book_only,json=bookOnly,proto3" json:"book_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4429,12 +4446,13 @@ const file_p2p_v1_message_proto_rawDesc = "" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\"7\n" +
 	"\bReceipts\x12+\n" +
-	"\breceipts\x18\x01 \x03(\v2\x0f.p2p.v1.ReceiptR\breceipts\"w\n" +
+	"\breceipts\x18\x01 \x03(\v2\x0f.p2p.v1.ReceiptR\breceipts\"\x91\x01\n" +
 	"\aReceipt\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x120\n" +
 	"\bresponse\x18\x02 \x01(\v2\x14.p2p.v1.SendResponseR\bresponse\x12\x12\n" +
 	"\x04code\x18\x03 \x01(\x05R\x04code\x12\x14\n" +
-	"\x05error\x18\x04 \x01(\tR\x05error\"\xa2\x01\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12\x18\n" +
+	"\adetails\x18\x05 \x01(\fR\adetails\"\xa2\x01\n" +
 	"\rListenRequest\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12\x1a\n" +
 	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x12*\n" +

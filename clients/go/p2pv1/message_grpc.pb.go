@@ -105,8 +105,9 @@ type P2PClient interface {
 	// says QUEUED or SENT, and the daemon goes on trying. When this returns
 	// without error, a message that is not ephemeral is on disk.
 	//
-	// Sending again under the same id is safe: same content gives the first
-	// result with `duplicate` set, other content ALREADY_EXISTS.
+	// Sending again under the same id is safe as long as GetMessage knows it:
+	// same content gives the first result with `duplicate` set, other content
+	// ALREADY_EXISTS. After that it is a new message.
 	//
 	// Errors: INVALID_ARGUMENT, NOT_FOUND (peer not in the address book, or
 	// there as KNOWN only), FAILED_PRECONDITION (peer blocked), ALREADY_EXISTS,
@@ -137,8 +138,10 @@ type P2PClient interface {
 	// Errors: NOT_FOUND (no such consumer), INVALID_ARGUMENT (a cursor beyond
 	// the newest message of the channel).
 	Ack(ctx context.Context, in *AckRequest, opts ...grpc.CallOption) (*AckResponse, error)
-	// What became of a message that was sent from here. Known for
-	// max(ttl, 24 h) after sending.
+	// What became of a message that was sent from here. Known until it is
+	// final, and for max(ttl, 24 h) after sending: of each peer and channel the
+	// youngest 250,000, and an equal share of 1,000,000 once there are as many
+	// in all.
 	//
 	// Errors: NOT_FOUND; FAILED_PRECONDITION when several peers or channels
 	// have a message of this id and the request does not say which.
@@ -196,26 +199,39 @@ type P2PClient interface {
 	// Redeems a ticket made by another node's Invite: dials the node that the
 	// ticket names (its key is in it, so nobody else can answer), presents the
 	// secret, and puts that node into the address book as TRUSTED. Joining again
-	// with the same ticket from the same node is no error. The deadline is the
-	// call's less 200 ms, 30 s at most.
+	// with the same ticket from the same node is no error, as long as the inviter
+	// trusts it. The deadline is the call's less 200 ms, 30 s at most.
 	//
 	// Errors, each with a reason in ErrorInfo: INVALID_ARGUMENT (TICKET_MALFORMED,
 	// TICKET_OWN: made by this very node), FAILED_PRECONDITION (TICKET_EXPIRED,
 	// TICKET_USED by another node, TICKET_UNKNOWN to the inviter, PEER_BLOCKED),
-	// RESOURCE_EXHAUSTED (too many tries; wait a minute), UNAVAILABLE (inviter
-	// not reached; each address with its cause), ALREADY_EXISTS (alias in use).
+	// RESOURCE_EXHAUSTED (TOO_MANY_TRIES: wait a minute), UNAVAILABLE
+	// (UNREACHABLE: each address with its cause; NOT_JOINED: the inviter gave no
+	// answer; INVITER_UNABLE), ALREADY_EXISTS (ALIAS_TAKEN).
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error)
 	// The peers as ListPeers shows them, then every change with its cause. The
 	// frames: `ready`; the snapshot, in one frame or several, the last of them
 	// marked; then changes. A watcher that does not keep up gets `lagged` and a
 	// new snapshot. Rows change when a peer comes, goes, changes its route,
 	// presence, trust or name; not with each message or measured round trip.
+	// Changes of one peer that come close together may be told as one of each
+	// cause; the row is always that of the moment at which it is sent.
+	//
+	// A peer is online from its first connection until it has had none for 2 s:
+	// one that is back sooner, after a restart of its daemon or a change of the
+	// route, was never away. While it is waited for, `online` is true and
+	// `connections` 0. A blocked peer is offline at once. ListPeers says the same.
+	//
+	// Errors: RESOURCE_EXHAUSTED (too many streams).
 	WatchPeers(ctx context.Context, in *WatchPeersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPeersResponse], error)
 	// Announces to trusted peers what the app on this node is: roles, by which
 	// others find it, and a status text. In force while the stream is open;
-	// with several streams open, roles are united and the youngest text holds.
+	// with several streams open, roles are united and the text of the youngest
+	// stream that has one holds. Peers are told within a second, at most four
+	// times a second: of changes that come faster, the last counts.
 	//
-	// Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED (too many streams).
+	// Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED (too many streams, or more
+	// than 32 roles of all streams together).
 	SetPresence(ctx context.Context, in *SetPresenceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SetPresenceResponse], error)
 	// The daemon's own condition.
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
@@ -459,8 +475,9 @@ type P2PServer interface {
 	// says QUEUED or SENT, and the daemon goes on trying. When this returns
 	// without error, a message that is not ephemeral is on disk.
 	//
-	// Sending again under the same id is safe: same content gives the first
-	// result with `duplicate` set, other content ALREADY_EXISTS.
+	// Sending again under the same id is safe as long as GetMessage knows it:
+	// same content gives the first result with `duplicate` set, other content
+	// ALREADY_EXISTS. After that it is a new message.
 	//
 	// Errors: INVALID_ARGUMENT, NOT_FOUND (peer not in the address book, or
 	// there as KNOWN only), FAILED_PRECONDITION (peer blocked), ALREADY_EXISTS,
@@ -491,8 +508,10 @@ type P2PServer interface {
 	// Errors: NOT_FOUND (no such consumer), INVALID_ARGUMENT (a cursor beyond
 	// the newest message of the channel).
 	Ack(context.Context, *AckRequest) (*AckResponse, error)
-	// What became of a message that was sent from here. Known for
-	// max(ttl, 24 h) after sending.
+	// What became of a message that was sent from here. Known until it is
+	// final, and for max(ttl, 24 h) after sending: of each peer and channel the
+	// youngest 250,000, and an equal share of 1,000,000 once there are as many
+	// in all.
 	//
 	// Errors: NOT_FOUND; FAILED_PRECONDITION when several peers or channels
 	// have a message of this id and the request does not say which.
@@ -550,26 +569,39 @@ type P2PServer interface {
 	// Redeems a ticket made by another node's Invite: dials the node that the
 	// ticket names (its key is in it, so nobody else can answer), presents the
 	// secret, and puts that node into the address book as TRUSTED. Joining again
-	// with the same ticket from the same node is no error. The deadline is the
-	// call's less 200 ms, 30 s at most.
+	// with the same ticket from the same node is no error, as long as the inviter
+	// trusts it. The deadline is the call's less 200 ms, 30 s at most.
 	//
 	// Errors, each with a reason in ErrorInfo: INVALID_ARGUMENT (TICKET_MALFORMED,
 	// TICKET_OWN: made by this very node), FAILED_PRECONDITION (TICKET_EXPIRED,
 	// TICKET_USED by another node, TICKET_UNKNOWN to the inviter, PEER_BLOCKED),
-	// RESOURCE_EXHAUSTED (too many tries; wait a minute), UNAVAILABLE (inviter
-	// not reached; each address with its cause), ALREADY_EXISTS (alias in use).
+	// RESOURCE_EXHAUSTED (TOO_MANY_TRIES: wait a minute), UNAVAILABLE
+	// (UNREACHABLE: each address with its cause; NOT_JOINED: the inviter gave no
+	// answer; INVITER_UNABLE), ALREADY_EXISTS (ALIAS_TAKEN).
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
 	// The peers as ListPeers shows them, then every change with its cause. The
 	// frames: `ready`; the snapshot, in one frame or several, the last of them
 	// marked; then changes. A watcher that does not keep up gets `lagged` and a
 	// new snapshot. Rows change when a peer comes, goes, changes its route,
 	// presence, trust or name; not with each message or measured round trip.
+	// Changes of one peer that come close together may be told as one of each
+	// cause; the row is always that of the moment at which it is sent.
+	//
+	// A peer is online from its first connection until it has had none for 2 s:
+	// one that is back sooner, after a restart of its daemon or a change of the
+	// route, was never away. While it is waited for, `online` is true and
+	// `connections` 0. A blocked peer is offline at once. ListPeers says the same.
+	//
+	// Errors: RESOURCE_EXHAUSTED (too many streams).
 	WatchPeers(*WatchPeersRequest, grpc.ServerStreamingServer[WatchPeersResponse]) error
 	// Announces to trusted peers what the app on this node is: roles, by which
 	// others find it, and a status text. In force while the stream is open;
-	// with several streams open, roles are united and the youngest text holds.
+	// with several streams open, roles are united and the text of the youngest
+	// stream that has one holds. Peers are told within a second, at most four
+	// times a second: of changes that come faster, the last counts.
 	//
-	// Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED (too many streams).
+	// Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED (too many streams, or more
+	// than 32 roles of all streams together).
 	SetPresence(*SetPresenceRequest, grpc.ServerStreamingServer[SetPresenceResponse]) error
 	// The daemon's own condition.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)

@@ -209,7 +209,7 @@ def from_rpc(error: grpc.RpcError, doing: str = "") -> P2PError:
 
 def from_receipt(receipt: Receipt) -> P2PError:
     """The error that a refused item of a SendStream means."""
-    return _build(_BY_NUMBER.get(receipt.code, grpc.StatusCode.UNKNOWN), receipt.error, b"")
+    return _build(_BY_NUMBER.get(receipt.code, grpc.StatusCode.UNKNOWN), receipt.error, receipt.details)
 
 
 def _build(code: grpc.StatusCode, text: str, details: bytes) -> P2PError:

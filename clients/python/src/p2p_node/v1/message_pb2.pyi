@@ -161,7 +161,9 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_TOO_LARGE: _Reason.ValueType  # 4
     """Larger than the peer takes (its max_message_bytes). Rejected."""
     REASON_NO_CONSUMER: _Reason.ValueType  # 5
-    """Ephemeral: no Listen was open on the channel over there. Rejected."""
+    """Ephemeral: no Listen was open on the channel over there, or only such as
+    peek. Rejected.
+    """
     REASON_UNREACHABLE: _Reason.ValueType  # 6
     """Ephemeral: the peer could not be reached in time. Rejected."""
     REASON_LINK_LOST: _Reason.ValueType  # 7
@@ -190,7 +192,9 @@ REASON_REMOTE_FULL: Reason.ValueType  # 3
 REASON_TOO_LARGE: Reason.ValueType  # 4
 """Larger than the peer takes (its max_message_bytes). Rejected."""
 REASON_NO_CONSUMER: Reason.ValueType  # 5
-"""Ephemeral: no Listen was open on the channel over there. Rejected."""
+"""Ephemeral: no Listen was open on the channel over there, or only such as
+peek. Rejected.
+"""
 REASON_UNREACHABLE: Reason.ValueType  # 6
 """Ephemeral: the peer could not be reached in time. Rejected."""
 REASON_LINK_LOST: Reason.ValueType  # 7
@@ -234,7 +238,9 @@ class _AckMode:
 class _AckModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AckMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ACK_MODE_UNSPECIFIED: _AckMode.ValueType  # 0
-    """The same as ACK_MODE_AUTO."""
+    """Refused, except for a peek: what is acknowledged is gone, so a Listen says
+    how that is to happen.
+    """
     ACK_MODE_AUTO: _AckMode.ValueType  # 1
     """The daemon acknowledges as it hands out: at most once at the app's edge.
     For grpcurl and the like.
@@ -247,7 +253,9 @@ class _AckModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AckMode.Value
 class AckMode(_AckMode, metaclass=_AckModeEnumTypeWrapper): ...
 
 ACK_MODE_UNSPECIFIED: AckMode.ValueType  # 0
-"""The same as ACK_MODE_AUTO."""
+"""Refused, except for a peek: what is acknowledged is gone, so a Listen says
+how that is to happen.
+"""
 ACK_MODE_AUTO: AckMode.ValueType  # 1
 """The daemon acknowledges as it hands out: at most once at the app's edge.
 For grpcurl and the like.
@@ -295,7 +303,7 @@ class _ChangeCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeCau
     CHANGE_CAUSE_ONLINE: _ChangeCause.ValueType  # 1
     """Connected."""
     CHANGE_CAUSE_OFFLINE: _ChangeCause.ValueType  # 2
-    """Not connected any more; `detail` says how that was noticed."""
+    """Not connected any more, for 2 s; `detail` says how that was noticed."""
     CHANGE_CAUSE_ROUTE: _ChangeCause.ValueType  # 3
     """Reached another way."""
     CHANGE_CAUSE_PRESENCE: _ChangeCause.ValueType  # 4
@@ -315,7 +323,7 @@ CHANGE_CAUSE_UNSPECIFIED: ChangeCause.ValueType  # 0
 CHANGE_CAUSE_ONLINE: ChangeCause.ValueType  # 1
 """Connected."""
 CHANGE_CAUSE_OFFLINE: ChangeCause.ValueType  # 2
-"""Not connected any more; `detail` says how that was noticed."""
+"""Not connected any more, for 2 s; `detail` says how that was noticed."""
 CHANGE_CAUSE_ROUTE: ChangeCause.ValueType  # 3
 """Reached another way."""
 CHANGE_CAUSE_PRESENCE: ChangeCause.ValueType  # 4
@@ -664,11 +672,16 @@ class Receipt(_message.Message):
     RESPONSE_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
     ref: _builtins.int
     code: _builtins.int
     """gRPC status code when the item was refused, else 0."""
     error: _builtins.str
     """What was wrong with it."""
+    details: _builtins.bytes
+    """The same with its details, as of a call: a google.rpc.Status, encoded.
+    Empty when the item was taken.
+    """
     @_builtins.property
     def response(self) -> Global___SendResponse:
         """Present when the item was taken."""
@@ -680,10 +693,11 @@ class Receipt(_message.Message):
         response: Global___SendResponse | None = ...,
         code: _builtins.int = ...,
         error: _builtins.str = ...,
+        details: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "error", b"error", "ref", b"ref", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "details", b"details", "error", b"error", "ref", b"ref", "response", b"response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -702,13 +716,16 @@ class ListenRequest(_message.Message):
     consumer: _builtins.str
     """"default" if empty."""
     ack_mode: Global___AckMode.ValueType
+    """Must be given, unless `peek` is set."""
     max_batch: _builtins.int
     """At most so many messages a frame; a frame holds at most 1 MiB, or one
     message. 0: 1. At most 4,096.
     """
     peek: _builtins.bool
     """Reads what is in the inbox and what comes, without a cursor and without
-    consuming. Begins with the oldest message kept; `consumer` is ignored.
+    consuming. Begins with the oldest message kept; `consumer` and `ack_mode`
+    do nothing. It sees ephemeral messages and does not count as a listener
+    for their sender.
     """
     def __init__(
         self,
@@ -1108,7 +1125,7 @@ class ListPeersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     online: _builtins.bool
-    """Only those connected."""
+    """Only those online."""
     page_size: _builtins.int
     """At most 500. 0: 500."""
     page_token: _builtins.str
@@ -1189,6 +1206,7 @@ class Peer(_message.Message):
     in_book: _builtins.bool
     """In the address book."""
     online: _builtins.bool
+    """As WatchPeers says it."""
     route: Global___Route.ValueType
     """Of the connection that carries messages."""
     rtt_ms: _builtins.float
@@ -1224,8 +1242,8 @@ class Peer(_message.Message):
 
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What its apps announce by SetPresence; empty while it is offline or does
-        not trust this node.
+        """What its apps announce by SetPresence. These and `name` are empty while it
+        is offline, does not trust this node or is not trusted by it.
         """
 
     def __init__(
@@ -1593,6 +1611,7 @@ class InviteResponse(_message.Message):
     invite_id: _builtins.str
     """Names the ticket in PeerChange.invite_id."""
     expires_at: _builtins.int
+    """Unix milliseconds, in whole seconds."""
     lan_only: _builtins.bool
     """None of the addresses leaves the local network: the joiner must be on it."""
     @_builtins.property
@@ -1658,7 +1677,7 @@ class JoinResponse(_message.Message):
     """How it is connected."""
     address: _builtins.str
     already_joined: _builtins.bool
-    """This node had redeemed the ticket before."""
+    """This node had redeemed the ticket before, or trusted the inviter already."""
     def __init__(
         self,
         *,
@@ -1682,7 +1701,7 @@ class WatchPeersRequest(_message.Message):
 
     BOOK_ONLY_FIELD_NUMBER: _builtins.int
     book_only: _builtins.bool
-    """Only those in the address book."""
+    """Only those in the address book; one that leaves it is REMOVED."""
     def __init__(
         self,
         *,

@@ -92,8 +92,9 @@ class P2PStub:
     says QUEUED or SENT, and the daemon goes on trying. When this returns
     without error, a message that is not ephemeral is on disk.
 
-    Sending again under the same id is safe: same content gives the first
-    result with `duplicate` set, other content ALREADY_EXISTS.
+    Sending again under the same id is safe as long as GetMessage knows it:
+    same content gives the first result with `duplicate` set, other content
+    ALREADY_EXISTS. After that it is a new message.
 
     Errors: INVALID_ARGUMENT, NOT_FOUND (peer not in the address book, or
     there as KNOWN only), FAILED_PRECONDITION (peer blocked), ALREADY_EXISTS,
@@ -128,8 +129,10 @@ class P2PStub:
     the newest message of the channel).
     """
     GetMessage: _grpc.UnaryUnaryMultiCallable[_message_pb2.GetMessageRequest, _message_pb2.GetMessageResponse]
-    """What became of a message that was sent from here. Known for
-    max(ttl, 24 h) after sending.
+    """What became of a message that was sent from here. Known until it is
+    final, and for max(ttl, 24 h) after sending: of each peer and channel the
+    youngest 250,000, and an equal share of 1,000,000 once there are as many
+    in all.
 
     Errors: NOT_FOUND; FAILED_PRECONDITION when several peers or channels
     have a message of this id and the request does not say which.
@@ -198,14 +201,15 @@ class P2PStub:
     """Redeems a ticket made by another node's Invite: dials the node that the
     ticket names (its key is in it, so nobody else can answer), presents the
     secret, and puts that node into the address book as TRUSTED. Joining again
-    with the same ticket from the same node is no error. The deadline is the
-    call's less 200 ms, 30 s at most.
+    with the same ticket from the same node is no error, as long as the inviter
+    trusts it. The deadline is the call's less 200 ms, 30 s at most.
 
     Errors, each with a reason in ErrorInfo: INVALID_ARGUMENT (TICKET_MALFORMED,
     TICKET_OWN: made by this very node), FAILED_PRECONDITION (TICKET_EXPIRED,
     TICKET_USED by another node, TICKET_UNKNOWN to the inviter, PEER_BLOCKED),
-    RESOURCE_EXHAUSTED (too many tries; wait a minute), UNAVAILABLE (inviter
-    not reached; each address with its cause), ALREADY_EXISTS (alias in use).
+    RESOURCE_EXHAUSTED (TOO_MANY_TRIES: wait a minute), UNAVAILABLE
+    (UNREACHABLE: each address with its cause; NOT_JOINED: the inviter gave no
+    answer; INVITER_UNABLE), ALREADY_EXISTS (ALIAS_TAKEN).
     """
     WatchPeers: _grpc.UnaryStreamMultiCallable[_message_pb2.WatchPeersRequest, _message_pb2.WatchPeersResponse]
     """The peers as ListPeers shows them, then every change with its cause. The
@@ -213,13 +217,25 @@ class P2PStub:
     marked; then changes. A watcher that does not keep up gets `lagged` and a
     new snapshot. Rows change when a peer comes, goes, changes its route,
     presence, trust or name; not with each message or measured round trip.
+    Changes of one peer that come close together may be told as one of each
+    cause; the row is always that of the moment at which it is sent.
+
+    A peer is online from its first connection until it has had none for 2 s:
+    one that is back sooner, after a restart of its daemon or a change of the
+    route, was never away. While it is waited for, `online` is true and
+    `connections` 0. A blocked peer is offline at once. ListPeers says the same.
+
+    Errors: RESOURCE_EXHAUSTED (too many streams).
     """
     SetPresence: _grpc.UnaryStreamMultiCallable[_message_pb2.SetPresenceRequest, _message_pb2.SetPresenceResponse]
     """Announces to trusted peers what the app on this node is: roles, by which
     others find it, and a status text. In force while the stream is open;
-    with several streams open, roles are united and the youngest text holds.
+    with several streams open, roles are united and the text of the youngest
+    stream that has one holds. Peers are told within a second, at most four
+    times a second: of changes that come faster, the last counts.
 
-    Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED (too many streams).
+    Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED (too many streams, or more
+    than 32 roles of all streams together).
     """
     Status: _grpc.UnaryUnaryMultiCallable[_message_pb2.StatusRequest, _message_pb2.StatusResponse]
     """The daemon's own condition."""
@@ -234,8 +250,9 @@ class P2PAsyncStub(P2PStub):
     says QUEUED or SENT, and the daemon goes on trying. When this returns
     without error, a message that is not ephemeral is on disk.
 
-    Sending again under the same id is safe: same content gives the first
-    result with `duplicate` set, other content ALREADY_EXISTS.
+    Sending again under the same id is safe as long as GetMessage knows it:
+    same content gives the first result with `duplicate` set, other content
+    ALREADY_EXISTS. After that it is a new message.
 
     Errors: INVALID_ARGUMENT, NOT_FOUND (peer not in the address book, or
     there as KNOWN only), FAILED_PRECONDITION (peer blocked), ALREADY_EXISTS,
@@ -270,8 +287,10 @@ class P2PAsyncStub(P2PStub):
     the newest message of the channel).
     """
     GetMessage: _aio.UnaryUnaryMultiCallable[_message_pb2.GetMessageRequest, _message_pb2.GetMessageResponse]  # type: ignore[assignment]
-    """What became of a message that was sent from here. Known for
-    max(ttl, 24 h) after sending.
+    """What became of a message that was sent from here. Known until it is
+    final, and for max(ttl, 24 h) after sending: of each peer and channel the
+    youngest 250,000, and an equal share of 1,000,000 once there are as many
+    in all.
 
     Errors: NOT_FOUND; FAILED_PRECONDITION when several peers or channels
     have a message of this id and the request does not say which.
@@ -340,14 +359,15 @@ class P2PAsyncStub(P2PStub):
     """Redeems a ticket made by another node's Invite: dials the node that the
     ticket names (its key is in it, so nobody else can answer), presents the
     secret, and puts that node into the address book as TRUSTED. Joining again
-    with the same ticket from the same node is no error. The deadline is the
-    call's less 200 ms, 30 s at most.
+    with the same ticket from the same node is no error, as long as the inviter
+    trusts it. The deadline is the call's less 200 ms, 30 s at most.
 
     Errors, each with a reason in ErrorInfo: INVALID_ARGUMENT (TICKET_MALFORMED,
     TICKET_OWN: made by this very node), FAILED_PRECONDITION (TICKET_EXPIRED,
     TICKET_USED by another node, TICKET_UNKNOWN to the inviter, PEER_BLOCKED),
-    RESOURCE_EXHAUSTED (too many tries; wait a minute), UNAVAILABLE (inviter
-    not reached; each address with its cause), ALREADY_EXISTS (alias in use).
+    RESOURCE_EXHAUSTED (TOO_MANY_TRIES: wait a minute), UNAVAILABLE
+    (UNREACHABLE: each address with its cause; NOT_JOINED: the inviter gave no
+    answer; INVITER_UNABLE), ALREADY_EXISTS (ALIAS_TAKEN).
     """
     WatchPeers: _aio.UnaryStreamMultiCallable[_message_pb2.WatchPeersRequest, _message_pb2.WatchPeersResponse]  # type: ignore[assignment]
     """The peers as ListPeers shows them, then every change with its cause. The
@@ -355,13 +375,25 @@ class P2PAsyncStub(P2PStub):
     marked; then changes. A watcher that does not keep up gets `lagged` and a
     new snapshot. Rows change when a peer comes, goes, changes its route,
     presence, trust or name; not with each message or measured round trip.
+    Changes of one peer that come close together may be told as one of each
+    cause; the row is always that of the moment at which it is sent.
+
+    A peer is online from its first connection until it has had none for 2 s:
+    one that is back sooner, after a restart of its daemon or a change of the
+    route, was never away. While it is waited for, `online` is true and
+    `connections` 0. A blocked peer is offline at once. ListPeers says the same.
+
+    Errors: RESOURCE_EXHAUSTED (too many streams).
     """
     SetPresence: _aio.UnaryStreamMultiCallable[_message_pb2.SetPresenceRequest, _message_pb2.SetPresenceResponse]  # type: ignore[assignment]
     """Announces to trusted peers what the app on this node is: roles, by which
     others find it, and a status text. In force while the stream is open;
-    with several streams open, roles are united and the youngest text holds.
+    with several streams open, roles are united and the text of the youngest
+    stream that has one holds. Peers are told within a second, at most four
+    times a second: of changes that come faster, the last counts.
 
-    Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED (too many streams).
+    Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED (too many streams, or more
+    than 32 roles of all streams together).
     """
     Status: _aio.UnaryUnaryMultiCallable[_message_pb2.StatusRequest, _message_pb2.StatusResponse]  # type: ignore[assignment]
     """The daemon's own condition."""
@@ -379,8 +411,9 @@ class P2PServicer(metaclass=_abc_1.ABCMeta):
         says QUEUED or SENT, and the daemon goes on trying. When this returns
         without error, a message that is not ephemeral is on disk.
 
-        Sending again under the same id is safe: same content gives the first
-        result with `duplicate` set, other content ALREADY_EXISTS.
+        Sending again under the same id is safe as long as GetMessage knows it:
+        same content gives the first result with `duplicate` set, other content
+        ALREADY_EXISTS. After that it is a new message.
 
         Errors: INVALID_ARGUMENT, NOT_FOUND (peer not in the address book, or
         there as KNOWN only), FAILED_PRECONDITION (peer blocked), ALREADY_EXISTS,
@@ -439,8 +472,10 @@ class P2PServicer(metaclass=_abc_1.ABCMeta):
         request: _message_pb2.GetMessageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_message_pb2.GetMessageResponse, _abc.Awaitable[_message_pb2.GetMessageResponse]]:
-        """What became of a message that was sent from here. Known for
-        max(ttl, 24 h) after sending.
+        """What became of a message that was sent from here. Known until it is
+        final, and for max(ttl, 24 h) after sending: of each peer and channel the
+        youngest 250,000, and an equal share of 1,000,000 once there are as many
+        in all.
 
         Errors: NOT_FOUND; FAILED_PRECONDITION when several peers or channels
         have a message of this id and the request does not say which.
@@ -575,14 +610,15 @@ class P2PServicer(metaclass=_abc_1.ABCMeta):
         """Redeems a ticket made by another node's Invite: dials the node that the
         ticket names (its key is in it, so nobody else can answer), presents the
         secret, and puts that node into the address book as TRUSTED. Joining again
-        with the same ticket from the same node is no error. The deadline is the
-        call's less 200 ms, 30 s at most.
+        with the same ticket from the same node is no error, as long as the inviter
+        trusts it. The deadline is the call's less 200 ms, 30 s at most.
 
         Errors, each with a reason in ErrorInfo: INVALID_ARGUMENT (TICKET_MALFORMED,
         TICKET_OWN: made by this very node), FAILED_PRECONDITION (TICKET_EXPIRED,
         TICKET_USED by another node, TICKET_UNKNOWN to the inviter, PEER_BLOCKED),
-        RESOURCE_EXHAUSTED (too many tries; wait a minute), UNAVAILABLE (inviter
-        not reached; each address with its cause), ALREADY_EXISTS (alias in use).
+        RESOURCE_EXHAUSTED (TOO_MANY_TRIES: wait a minute), UNAVAILABLE
+        (UNREACHABLE: each address with its cause; NOT_JOINED: the inviter gave no
+        answer; INVITER_UNABLE), ALREADY_EXISTS (ALIAS_TAKEN).
         """
 
     @_abc_1.abstractmethod
@@ -596,6 +632,15 @@ class P2PServicer(metaclass=_abc_1.ABCMeta):
         marked; then changes. A watcher that does not keep up gets `lagged` and a
         new snapshot. Rows change when a peer comes, goes, changes its route,
         presence, trust or name; not with each message or measured round trip.
+        Changes of one peer that come close together may be told as one of each
+        cause; the row is always that of the moment at which it is sent.
+
+        A peer is online from its first connection until it has had none for 2 s:
+        one that is back sooner, after a restart of its daemon or a change of the
+        route, was never away. While it is waited for, `online` is true and
+        `connections` 0. A blocked peer is offline at once. ListPeers says the same.
+
+        Errors: RESOURCE_EXHAUSTED (too many streams).
         """
 
     @_abc_1.abstractmethod
@@ -606,9 +651,12 @@ class P2PServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_message_pb2.SetPresenceResponse], _abc.AsyncIterator[_message_pb2.SetPresenceResponse]]:
         """Announces to trusted peers what the app on this node is: roles, by which
         others find it, and a status text. In force while the stream is open;
-        with several streams open, roles are united and the youngest text holds.
+        with several streams open, roles are united and the text of the youngest
+        stream that has one holds. Peers are told within a second, at most four
+        times a second: of changes that come faster, the last counts.
 
-        Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED (too many streams).
+        Errors: INVALID_ARGUMENT, RESOURCE_EXHAUSTED (too many streams, or more
+        than 32 roles of all streams together).
         """
 
     @_abc_1.abstractmethod
