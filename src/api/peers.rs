@@ -78,11 +78,7 @@ impl Api {
     async fn views(&self, only: Option<&[PeerId]>) -> Result<Vec<PeerView>, Status> {
         let node = self.delivery.node();
         let Some(only) = only else { return Ok(node.view().await?.peers) };
-        let mut views = Vec::new();
-        for peer in only {
-            views.extend(node.view_peer(*peer).await?);
-        }
-        Ok(views)
+        Ok(node.view_peers(only.to_vec()).await?)
     }
 
     pub(super) fn row(&self, id: PeerId, known: &Known) -> proto::Peer {

@@ -346,7 +346,7 @@ fn refused(at: u64, status: &Status) -> proto::Receipt {
         response: None,
         code: status.code().into(),
         error: status.message().to_owned(),
-        details: status.details().to_vec().into(),
+        details: status.details().to_vec(),
     }
 }
 

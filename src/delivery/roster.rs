@@ -473,7 +473,6 @@ impl Delivery {
     pub fn online_peers(&self) -> Vec<PeerId> {
         self.inner.roster.online()
     }
-
 }
 
 #[cfg(test)]

@@ -28,8 +28,8 @@ pub enum Command {
     Want(PeerId, bool),
     /// The state of the network.
     View(Reply<NetworkView>),
-    /// The state of one peer.
-    ViewPeer(PeerId, Reply<Option<PeerView>>),
+    /// The state of some peers; of those of which nothing is known, none.
+    ViewPeers(Vec<PeerId>, Reply<Vec<PeerView>>),
     /// Answers: a sign that the task goes round.
     Beat(Reply<()>),
     /// Open no more links or connections; those open stay.

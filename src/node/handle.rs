@@ -200,7 +200,15 @@ impl Node {
     /// # Errors
     /// [`NodeError::Closed`].
     pub async fn view_peer(&self, peer: PeerId) -> Result<Option<PeerView>, NodeError> {
-        self.ask(|reply| Command::ViewPeer(peer, reply)).await
+        Ok(self.view_peers(vec![peer]).await?.pop())
+    }
+
+    /// Some peers at this moment; those of which nothing is known are left out.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub async fn view_peers(&self, peers: Vec<PeerId>) -> Result<Vec<PeerView>, NodeError> {
+        self.ask(|reply| Command::ViewPeers(peers, reply)).await
     }
 
     /// Answers once the network's task has come round to it.

@@ -34,7 +34,10 @@ impl Task {
             Command::Want(peer, wanted) => self.want(peer, wanted, now),
             Command::Reachable(reply) => drop(reply.send(reach::best_first(&self.listeners.addresses()))),
             Command::View(reply) => drop(reply.send(self.view())),
-            Command::ViewPeer(peer, reply) => drop(reply.send(self.peers.get(&peer).map(|entry| entry.view(peer)))),
+            Command::ViewPeers(peers, reply) => {
+                let view = |peer| self.peers.get(&peer).map(|entry| entry.view(peer));
+                drop(reply.send(peers.into_iter().filter_map(view).collect()));
+            }
             Command::Beat(reply) => drop(reply.send(())),
             Command::Drain => self.drain(now),
         }

@@ -229,12 +229,24 @@ pub(crate) fn scrub(command: &mut Command) {
 
 /// A client of the daemon at a socket.
 pub(crate) async fn connect(socket: &Path) -> Result<Client, tonic::transport::Error> {
+    connect_by(Endpoint::from_static("http://localhost"), socket).await
+}
+
+/// The same with HTTP/2 windows of so many bytes: what this side takes from the
+/// daemon without reading it.
+pub(crate) async fn connect_with_window(socket: &Path, bytes: u32) -> Client {
+    let endpoint = Endpoint::from_static("http://localhost");
+    let endpoint = endpoint.initial_stream_window_size(bytes).initial_connection_window_size(bytes);
+    connect_by(endpoint, socket).await.unwrap()
+}
+
+async fn connect_by(endpoint: Endpoint, socket: &Path) -> Result<Client, tonic::transport::Error> {
     let socket = socket.to_owned();
     let connector = tower::service_fn(move |_| {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
-    let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await?;
+    let channel = endpoint.connect_with_connector(connector).await?;
     Ok(P2pClient::new(channel).max_decoding_message_size(72 << 20).max_encoding_message_size(72 << 20))
 }
 
