@@ -33,7 +33,17 @@ DEADLINE = 60.0
 # Of commands that users type.
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp", "LC_ALL": "C"}
 # Not the package's: what the system itself writes while anything is installed.
-VOLATILE = ("./run", "./tmp", "./proc", "./sys", "./dev", "./var/log", "./var/cache", "./var/lib/dpkg", "./var/lib/systemd/deb-systemd-helper-")
+VOLATILE = (
+    "./run",
+    "./tmp",
+    "./proc",
+    "./sys",
+    "./dev",
+    "./var/log",
+    "./var/cache",
+    "./var/lib/dpkg",
+    "./var/lib/systemd/deb-systemd-helper-",
+)
 
 
 def main(package: Path) -> None:
@@ -86,8 +96,14 @@ def inside(root: Path, *command: str) -> str:
 
 def run(*command: str, cwd: Path | None = None) -> str:
     """Runs a command and returns what it prints; all of it, if it fails."""
-    environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/root"}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    environment = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LC_ALL": "C",
+        "HOME": "/root",
+    }
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -109,8 +125,13 @@ def install(root: Path, package: Path) -> None:
 
 def check_unit(root: Path) -> None:
     """`systemd-analyze verify` finds nothing, and says nothing."""
-    done = subprocess.run(["chroot", str(root), "systemd-analyze", "verify", UNIT], capture_output=True, text=True, check=False)
-    expect(done.returncode == 0 and not done.stderr.strip(), f"systemd-analyze verify: {done.returncode} {done.stderr}")
+    done = subprocess.run(
+        ["chroot", str(root), "systemd-analyze", "verify", UNIT], capture_output=True, text=True, check=False
+    )
+    expect(
+        done.returncode == 0 and not done.stderr.strip(),
+        f"systemd-analyze verify: {done.returncode} {done.stderr}",
+    )
     enabled = root / "etc/systemd/system/multi-user.target.wants" / UNIT
     expect(enabled.is_symlink(), "the unit is enabled")
     say("systemd-analyze verify is clean, the unit is enabled")
@@ -212,7 +233,15 @@ def directory(root: Path, base: str, settings: configparser.SectionProxy, key: s
 def in_namespace(root: Path, user: str, group: str, command: list[str]) -> list[str]:
     """The command line that runs a command as the user, without capabilities,
     in a network namespace of its own."""
-    drop = ["setpriv", f"--reuid={user}", f"--regid={group}", "--init-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
+    drop = [
+        "setpriv",
+        f"--reuid={user}",
+        f"--regid={group}",
+        "--init-groups",
+        "--no-new-privs",
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+    ]
     enter = 'ip link set lo up && mount -t proc proc "$1/proc" && exec chroot "$@"'
     # The chroot's own setpriv knows the chroot's users.
     return ["unshare", "--net", "--mount", "sh", "-c", enter, "sh", str(root), *drop, *command]
@@ -239,13 +268,35 @@ def as_user(root: Path, user: str, *command: str) -> subprocess.CompletedProcess
     """Runs a command of a user; the socket is a file, so any network does."""
     drop = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
     line = ["chroot", str(root), *drop, *command]
-    return subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    return subprocess.run(
+        line, env=ENVIRONMENT, capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
 
 
 def check_message(root: Path, daemon: subprocess.Popen[bytes]) -> None:
     """A second node, of a user, and the service write to each other."""
-    beside = ["nsenter", f"--target={daemon.pid}", "--net", "--mount", "chroot", str(root), "setpriv", "--reuid=member", "--regid=member", "--init-groups"]
-    second = [NAME, "--socket", "/tmp/second.sock", "run", "--state-dir", "/tmp/second", "--listen", "/ip4/127.0.0.1/udp/4002/quic-v1"]
+    beside = [
+        "nsenter",
+        f"--target={daemon.pid}",
+        "--net",
+        "--mount",
+        "chroot",
+        str(root),
+        "setpriv",
+        "--reuid=member",
+        "--regid=member",
+        "--init-groups",
+    ]
+    second = [
+        NAME,
+        "--socket",
+        "/tmp/second.sock",
+        "run",
+        "--state-dir",
+        "/tmp/second",
+        "--listen",
+        "/ip4/127.0.0.1/udp/4002/quic-v1",
+    ]
     other = subprocess.Popen([*beside, *second], env=ENVIRONMENT, start_new_session=True)
     try:
         mine, theirs = ["member", NAME], ["member", NAME, "--socket", "/tmp/second.sock"]
@@ -255,7 +306,9 @@ def check_message(root: Path, daemon: subprocess.Popen[bytes]) -> None:
         done(as_user(root, *mine, "peer", "add", ids[1], "--alias", "second", "--address", address))
         done(as_user(root, *theirs, "peer", "add", ids[0], "--alias", "service"))
         for sender, recipient, node in ((mine, "second", theirs), (theirs, "service", mine)):
-            sent = done(as_user(root, *sender, "send", recipient, "hello from the package", "--timeout", "60s"))
+            sent = done(
+                as_user(root, *sender, "send", recipient, "hello from the package", "--timeout", "60s")
+            )
             expect(sent.startswith("stored"), f"it is stored: {sent}")
             heard = done(as_user(root, *node, "listen", "--max", "1"))
             expect("hello from the package" in heard, f"it is heard: {heard}")
