@@ -238,8 +238,10 @@ async fn sigterm_while_nothing_is_open_ends_in_order() {
 async fn a_second_sigterm_ends_at_once() {
     let config = "shutdown_grace = \"5m\"".to_owned();
     let mut daemon = Daemon::start_with(Options { config, ..loopback() }).await;
-    // A connection that never says a word holds the drain up.
+    // A connection that never says a word holds the drain up, once it is
+    // accepted: which it is before a later one is served.
     let _silent = UnixStream::connect(daemon.socket()).unwrap();
+    daemon.status().await;
     signal(daemon.pid(), SIGTERM);
     eventually("the drain", || async { daemon.log().contains("shutting down").then_some(()) }).await;
     let status = daemon.stop();
