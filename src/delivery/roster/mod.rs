@@ -6,8 +6,12 @@
 //! Whoever changes something makes the change first and tells of it then, so a
 //! watcher that looks after it was told sees the change, or one after it.
 
+mod changes;
+#[cfg(test)]
+mod tests;
+
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -18,6 +22,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use self::changes::Waiting;
+pub use self::changes::{Cause, Change, News};
 use super::{Delivery, progress::lock};
 use crate::{
     clock,
@@ -31,56 +37,11 @@ use crate::{
 const SETTLE: Duration = Duration::from_secs(2);
 /// Peers that are waited for. Past that strangers are not.
 const MAX_SETTLING: usize = 1024;
-/// Peers whose changes wait for one watcher. Past that it is told that it
-/// lagged, and looks at all of them.
-const MAX_WAITING: usize = 1024;
-/// Tickets of one peer that wait to be told.
-const MAX_JOINED: usize = 8;
 /// How often a peer may tell what it is at once, and then once in each
 /// interval; frames that are read together are one time, so that none of a link
 /// that was held up are too many. Peers tell at most four times a second.
 const PRESENCE_BURST: u32 = 64;
 const PRESENCE_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Why a watcher is told of a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// Connected.
-    Online,
-    /// Not connected any more.
-    Offline,
-    /// Reached another way.
-    Route,
-    /// What it tells of itself.
-    Presence,
-    /// Its entry in the address book.
-    Book,
-    /// It redeemed a ticket of this node.
-    Joined,
-    /// Seen on the local network, or not any more.
-    Lan,
-}
-
-/// Something changed about a peer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// What.
-    pub cause: Cause,
-    /// Of [`Cause::Joined`]: the ticket.
-    pub invite_id: String,
-    /// For a person; may be empty.
-    pub detail: String,
-}
-
-/// What a watcher is told.
-#[derive(Debug, PartialEq, Eq)]
-pub enum News {
-    /// These peers changed, each with its causes, oldest first.
-    Changes(Vec<(PeerId, Vec<Change>)>),
-    /// It was too slow: so many changes were left out, and anything may have
-    /// changed.
-    Lagged(u64),
-}
 
 /// How a peer stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -131,15 +92,6 @@ struct Peer {
     refilled: Instant,
 }
 
-/// What one watcher has not been told yet.
-#[derive(Debug, Default)]
-struct Waiting {
-    order: VecDeque<PeerId>,
-    changes: HashMap<PeerId, Vec<Change>>,
-    left_out: u64,
-    news: Arc<Notify>,
-}
-
 /// Hears of changes until it is dropped.
 #[derive(Debug)]
 pub struct Watcher {
@@ -169,60 +121,6 @@ impl Peer {
         let left = self.allowance.checked_sub(1);
         self.allowance = left.unwrap_or(0);
         left.is_some()
-    }
-}
-
-impl Change {
-    fn new(cause: Cause, detail: impl Into<String>) -> Self {
-        Self { cause, invite_id: String::new(), detail: detail.into() }
-    }
-
-    /// Whether this one tells all that the other does, and later.
-    fn replaces(&self, other: &Self) -> bool {
-        let comes_or_goes = |cause| matches!(cause, Cause::Online | Cause::Offline);
-        (self.cause == other.cause && self.invite_id == other.invite_id)
-            || (comes_or_goes(self.cause) && comes_or_goes(other.cause))
-    }
-}
-
-impl Waiting {
-    fn add(&mut self, peer: PeerId, change: &Change) {
-        if self.left_out > 0 {
-            self.left_out += 1;
-            return;
-        }
-        if let Some(changes) = self.changes.get_mut(&peer) {
-            changes.retain(|other| !change.replaces(other));
-            let joined = changes.iter().filter(|other| other.cause == Cause::Joined).count();
-            if change.cause != Cause::Joined || joined < MAX_JOINED {
-                changes.push(change.clone());
-            }
-        } else if self.changes.len() < MAX_WAITING {
-            self.order.push_back(peer);
-            self.changes.insert(peer, vec![change.clone()]);
-        } else {
-            return self.leave_out();
-        }
-        self.news.notify_one();
-    }
-
-    /// Gives up what waits, and what has no room.
-    fn leave_out(&mut self) {
-        self.left_out += 1 + self.changes.values().map(|changes| changes.len() as u64).sum::<u64>();
-        self.order = VecDeque::new();
-        self.changes = HashMap::new();
-        self.news.notify_one();
-    }
-
-    fn take(&mut self, most: usize) -> Option<News> {
-        if self.left_out > 0 {
-            return Some(News::Lagged(std::mem::take(&mut self.left_out)));
-        }
-        let count = most.min(self.order.len());
-        let peers: Vec<PeerId> = self.order.drain(..count).collect();
-        let changes = peers.into_iter().filter_map(|peer| self.changes.remove(&peer).map(|changes| (peer, changes)));
-        let changes: Vec<_> = changes.collect();
-        (!changes.is_empty()).then_some(News::Changes(changes))
     }
 }
 
@@ -400,7 +298,7 @@ impl Roster {
         let mut state = lock(&self.state);
         state.last_watcher += 1;
         let (number, news) = (state.last_watcher, Arc::new(Notify::new()));
-        state.watchers.insert(number, Waiting { news: news.clone(), ..Waiting::default() });
+        state.watchers.insert(number, Waiting::new(news.clone()));
         Watcher { roster: self.clone(), number, news }
     }
 
@@ -472,170 +370,5 @@ impl Delivery {
     #[must_use]
     pub fn online_peers(&self) -> Vec<PeerId> {
         self.inner.roster.online()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures::FutureExt as _;
-
-    use super::*;
-
-    fn info(peer: PeerId, route: Route) -> ConnectionInfo {
-        ConnectionInfo { peer, route, address: "/ip4/127.0.0.1/tcp/1".parse().unwrap() }
-    }
-
-    fn causes(watcher: &Watcher) -> Vec<Cause> {
-        match lock(&watcher.roster.state).watchers.get_mut(&watcher.number).unwrap().take(usize::MAX) {
-            None => Vec::new(),
-            Some(News::Changes(all)) => all.into_iter().flat_map(|(_, changes)| changes).map(|c| c.cause).collect(),
-            Some(News::Lagged(count)) => panic!("lagged by {count}"),
-        }
-    }
-
-    fn later(roster: &Roster, wait: Duration) -> Option<Instant> {
-        roster.expire(Instant::now() + wait, |_| true)
-    }
-
-    fn presence(text: &str) -> Presence {
-        Presence { text: text.into(), ..Presence::default() }
-    }
-
-    #[test]
-    fn a_short_absence_is_none() {
-        let (roster, peer) = (Arc::new(Roster::default()), PeerId::random());
-        let watcher = roster.watch();
-        roster.connected(&info(peer, Route::Lan));
-        assert_eq!(causes(&watcher), [Cause::Online]);
-        roster.disconnected(peer, "lost".into(), false, true);
-        assert!(later(&roster, SETTLE / 2).is_some());
-        assert!(roster.status(&peer).online);
-        roster.connected(&info(peer, Route::Lan));
-        assert_eq!(later(&roster, 2 * SETTLE), None);
-        assert_eq!(causes(&watcher), []);
-        roster.disconnected(peer, "lost".into(), false, true);
-        roster.connected(&info(peer, Route::Relayed));
-        assert_eq!(causes(&watcher), [Cause::Route]);
-        roster.disconnected(peer, "lost".into(), false, true);
-        later(&roster, 2 * SETTLE);
-        assert_eq!(causes(&watcher), [Cause::Offline]);
-        let status = roster.status(&peer);
-        assert!(!status.online && status.since > 0 && status.route.is_none());
-    }
-
-    #[test]
-    fn what_a_peer_told_ends_with_its_link_its_connection_or_its_trust() {
-        let (roster, peer) = (Arc::new(Roster::default()), PeerId::random());
-        let watcher = roster.watch();
-        roster.connected(&info(peer, Route::Lan));
-        let tell = |text: &str| assert!(roster.told(peer, presence(text), || true));
-        let text = || roster.status(&peer).presence.text;
-        tell("a");
-        tell("a");
-        assert_eq!(causes(&watcher), [Cause::Online, Cause::Presence]);
-        roster.unlinked(peer);
-        tell("b");
-        assert_eq!(later(&roster, 2 * SETTLE), None);
-        assert_eq!(text(), "b");
-        roster.unlinked(peer);
-        later(&roster, 2 * SETTLE);
-        assert_eq!(text(), "");
-        tell("c");
-        causes(&watcher);
-        roster.book_changed(peer, false, true);
-        assert_eq!((text().as_str(), causes(&watcher)), ("", vec![Cause::Presence, Cause::Book]));
-        assert!(roster.told(peer, presence("d"), || false));
-        assert_eq!((text().as_str(), causes(&watcher)), ("", vec![]));
-        tell("e");
-        roster.disconnected(peer, "blocked".into(), true, true);
-        assert_eq!((text().as_str(), causes(&watcher)), ("", vec![Cause::Presence, Cause::Offline]));
-    }
-
-    #[test]
-    fn a_peer_that_tells_without_end_is_noticed() {
-        let (roster, peer) = (Roster::default(), PeerId::random());
-        roster.connected(&info(peer, Route::Lan));
-        let told = (0..1000).take_while(|n| roster.told(peer, presence(&n.to_string()), || true)).count();
-        assert!((64..100).contains(&told), "{told}");
-        let mut state = lock(&roster.state);
-        let slow = state.peers.get_mut(&peer).unwrap();
-        let start = Instant::now();
-        assert!((1..1000).all(|n| slow.may_tell(start + PRESENCE_INTERVAL * n)));
-        let late = start + Duration::from_secs(10_000);
-        assert_eq!((0..1000).filter(|_| slow.may_tell(late)).count(), PRESENCE_BURST as usize);
-    }
-
-    #[test]
-    fn changes_of_one_peer_fold_and_those_of_too_many_are_left_out() {
-        let roster = Arc::new(Roster::default());
-        let watcher = roster.watch();
-        let peer = PeerId::random();
-        for n in 0..100 {
-            roster.joined(peer, if n % 2 == 0 { "one" } else { "two" });
-            roster.book_changed(peer, true, true);
-        }
-        assert_eq!(causes(&watcher), [Cause::Joined, Cause::Joined, Cause::Book]);
-        let peers: Vec<PeerId> = (0..MAX_WAITING + 10).map(|_| PeerId::random()).collect();
-        peers.iter().for_each(|peer| roster.on_lan(*peer, true));
-        let mut state = lock(&roster.state);
-        let waiting = state.watchers.get_mut(&watcher.number).unwrap();
-        assert!(waiting.changes.is_empty() && waiting.order.is_empty());
-        assert_eq!(waiting.take(1), Some(News::Lagged(peers.len() as u64)));
-        assert_eq!(waiting.take(1), None);
-        drop(state);
-        drop(watcher);
-        assert!(lock(&roster.state).watchers.is_empty());
-    }
-
-    #[test]
-    fn what_was_missed_is_made_good() {
-        let roster = Arc::new(Roster::default());
-        let [stays, goes, comes] = [(); 3].map(|()| PeerId::random());
-        roster.connected(&info(stays, Route::Lan));
-        roster.connected(&info(goes, Route::Lan));
-        let mut watcher = roster.watch();
-        let view = |peer, best| PeerView {
-            peer,
-            best,
-            connections: 0,
-            rtt: None,
-            lan: Vec::new(),
-            addresses: Vec::new(),
-            agent: String::new(),
-        };
-        let best = |route| Some((route, "/ip4/127.0.0.1/tcp/1".parse().unwrap()));
-        roster.catch_up(&[
-            view(stays, best(Route::Direct)),
-            view(comes, best(Route::Lan)),
-            view(PeerId::random(), None),
-        ]);
-        assert_eq!(watcher.next(1).now_or_never(), Some(News::Lagged(3)));
-        later(&roster, 2 * SETTLE);
-        assert_eq!(causes(&watcher), [Cause::Offline]);
-        let online = |peer| roster.status(&peer).online;
-        assert_eq!([stays, goes, comes].map(online), [true, false, true]);
-        assert_eq!(roster.status(&stays).route, Some(Route::Direct));
-    }
-
-    #[test]
-    fn strangers_are_waited_for_in_numbers() {
-        let roster = Roster::default();
-        for n in 0..MAX_SETTLING + 10 {
-            let peer = PeerId::random();
-            roster.connected(&info(peer, Route::Lan));
-            roster.disconnected(peer, String::new(), false, false);
-            assert_eq!(roster.status(&peer).online, n < MAX_SETTLING);
-        }
-        assert_eq!(lock(&roster.state).peers.len(), MAX_SETTLING);
-    }
-
-    #[test]
-    fn strangers_are_forgotten() {
-        let (roster, peer) = (Roster::default(), PeerId::random());
-        roster.connected(&info(peer, Route::Lan));
-        roster.disconnected(peer, String::new(), false, false);
-        roster.expire(Instant::now() + 2 * SETTLE, |_| false);
-        let state = lock(&roster.state);
-        assert!(state.peers.is_empty() && state.due.is_empty());
     }
 }
