@@ -57,7 +57,8 @@ pub type Tag = u64;
 #[must_use]
 pub fn is_alias(name: &str) -> bool {
     let fits = (1..=MAX_ALIAS_BYTES).contains(&name.len()) && name.chars().all(fits_alias);
-    fits && name.parse::<PeerId>().is_err()
+    // A command line would take one that begins with a dash for an option.
+    fits && !name.starts_with('-') && name.parse::<PeerId>().is_err()
 }
 
 /// The nearest alias to a text; `None` if nothing of it can be used.
@@ -189,6 +190,6 @@ mod tests {
             assert_eq!(to_alias(text).as_deref(), alias, "{text:?}");
             assert!(alias.is_none_or(is_alias), "{text:?}");
         }
-        assert!(!is_alias(&long) && !is_alias(&id) && !is_alias("a b"));
+        assert!(!is_alias(&long) && !is_alias(&id) && !is_alias("a b") && !is_alias("-x"));
     }
 }

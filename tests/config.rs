@@ -222,6 +222,7 @@ fn variables_of_the_process_are_captured() {
         .env("XDG_STATE_HOME", "relative")
         .env("XDG_RUNTIME_DIR", "/run/user/7")
         .env("P2P_NODE_SOCKET", "/not/a/setting")
+        .env("P2P_NODE_BIN", "/not/a/setting/either")
         .env("P2P_NODE_CONFIG", "/not/a/setting")
         .env("P2P_NODE_SOCKET_GROUP", "007")
         .env("P2P_NODE_LIMITS__MAX_STREAMS", "16")

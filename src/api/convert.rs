@@ -132,7 +132,7 @@ pub(super) fn alias(name: &str) -> Result<Option<String>, Status> {
         return Ok(Some(name.to_owned()));
     }
     let text = format!(
-        "alias is {}, {} bytes long; the limit is {MAX_ALIAS_BYTES}: choose one of letters, digits, \"-\", \"_\" and \".\" that is no peer id",
+        "alias is {}, {} bytes long; the limit is {MAX_ALIAS_BYTES}: choose one of letters, digits, \"-\" (not first), \"_\" and \".\" that is no peer id",
         shown(name),
         name.len()
     );

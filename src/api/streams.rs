@@ -149,7 +149,11 @@ impl Api {
         let spec = listen_spec(request.into_inner(), pid)?;
         let name = spec.channel.clone();
         let listener = self.delivery.listen(spec).await?;
-        let ready = proto::ListenReady { instance_id: self.facts.instance_id.clone(), cursor: listener.start() };
+        let ready = proto::ListenReady {
+            instance_id: self.facts.instance_id.clone(),
+            cursor: listener.start(),
+            inbox_id: self.delivery.inbox_id().to_owned(),
+        };
         let (frames, answers) = mpsc::channel(FRAMES);
         // There is room: nothing was sent yet.
         drop(frames.try_send(Ok(listen_frame(listen_response::Frame::Ready(ready)))));

@@ -28,7 +28,8 @@ const INVITE_EXAMPLES: &str = "\
 A ticket is good for one node. Hand it over by a way that nobody else reads.
 
 Without a terminal, or with --json, it prints the ticket and ends; the ticket
-stays good.
+stays good. Whoever has the ticket can join: one that got into the wrong hands
+cannot be called back, so let it expire soon.
 
 Examples:
   p2p-node invite

@@ -69,9 +69,10 @@ impl Environment {
             xdg_runtime_dir: paths::variable("XDG_RUNTIME_DIR"),
             state_directory: paths::variable("STATE_DIRECTORY"),
             runtime_directory: paths::variable("RUNTIME_DIRECTORY"),
-            // These two are flags with a variable, not settings.
+            // The first two are flags with a variable, not settings; the third
+            // tells the client packages which executable to start.
             settings: Env::prefixed(ENV_PREFIX)
-                .ignore(&["socket", "config"])
+                .ignore(&["socket", "config", "bin"])
                 .split("__")
                 .iter()
                 .map(|(key, value)| (key.into_string(), value))

@@ -212,7 +212,7 @@ impl Check<'_> {
                 return Ok(text.to_owned());
             }
             Err(format!(
-                "must have 1 to {MAX_ALIAS_BYTES} letters, digits, \"-\", \"_\" or \".\", and be no peer id; \
+                "must have 1 to {MAX_ALIAS_BYTES} letters, digits, \"-\", \"_\" or \".\", not begin with \"-\", and be no peer id; \
                  leave it out for the name of this host"
             ))
         })

@@ -9,7 +9,7 @@ use super::{Delivery, DeliveryError};
 use crate::{
     clock,
     node::{Connected, DialAttempt, DialTarget, Joined, NodeError},
-    store::{Changed, Friend, Trust},
+    store::{Changed, Db, Friend, Trust},
     ticket::Ticket,
     wire::join::{JoinAnswer, JoinRequest},
 };
@@ -175,16 +175,22 @@ impl Delivery {
     }
 
     async fn welcome_inviter(&self, friend: Friend) -> Result<Option<String>, JoinError> {
-        let alias = friend.alias.clone().unwrap_or_default();
+        let (alias, inviter) = (friend.alias.clone().unwrap_or_default(), friend.peer);
         let delivery = self.clone();
         let kept = self.in_turn(async move {
-            let kept = delivery.inner.store.write(move |db| db.befriend(&friend, clock::wall_ms())).await?;
-            if let Ok(entry) = &kept {
+            // Meanwhile someone may have blocked it here.
+            let keep = move |db: &mut Db| match db.peer(&friend.peer)? {
+                Some(entry) if entry.trust == Trust::Blocked => Ok(None),
+                _ => db.befriend(&friend, clock::wall_ms()).map(Some),
+            };
+            let kept = delivery.inner.store.write(keep).await?;
+            if let Some(Ok(entry)) = &kept {
                 delivery.adopt(entry).await?;
             }
             Ok(kept)
         });
-        match kept.await? {
+        let Some(kept) = kept.await? else { return Err(JoinError::Blocked(inviter)) };
+        match kept {
             Ok(entry) => Ok(entry.alias),
             Err(Changed::AliasTaken(holder)) => Err(JoinError::AliasTaken { alias, holder }),
             Err(Changed::Full { limit, max }) => Err(JoinError::Full { limit, max }),

@@ -89,6 +89,7 @@ pub struct Delivery {
 #[derive(Debug)]
 struct Inner {
     local: PeerId,
+    inbox_id: String,
     store: Store,
     node: Node,
     clock: Arc<StoreClock>,
@@ -140,9 +141,10 @@ impl Delivery {
         clock: Arc<StoreClock>,
         options: DeliveryOptions,
     ) -> Result<Self, DeliveryError> {
-        let book = store.write(|db| db.book()).await?;
+        let (book, inbox_id) = store.write(|db| Ok((db.book()?, db.inbox_id()?))).await?;
         let inner = Inner {
             local: node.local_peer_id(),
+            inbox_id,
             store,
             node,
             clock,
@@ -173,6 +175,12 @@ impl Delivery {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// Names the inbox; another one when the store was lost and begun anew.
+    #[must_use]
+    pub fn inbox_id(&self) -> &str {
+        &self.inner.inbox_id
     }
 
     /// The network below.

@@ -33,7 +33,7 @@ pub enum NodeError {
     #[error("peer {0} did not answer the ping: {1}")]
     NoPong(PeerId, String),
     /// The peer is connected and did not answer.
-    #[error("peer {peer} did not say whether the ticket is good: {cause}")]
+    #[error("peer {peer} did not say whether the ticket is good: {cause}; try again, or ask who made it")]
     NotJoined {
         /// The peer.
         peer: PeerId,

@@ -28,6 +28,8 @@ const STATEMENTS: usize = 96;
 
 /// Mark of a stop in order.
 const CLEAN: &str = "clean";
+/// Mark that names the inbox.
+const INBOX: &str = "inbox";
 
 /// How far a commit goes before it counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -257,7 +259,20 @@ impl Db {
         let clean = self.mark(CLEAN)?.is_none_or(|mark| mark == "yes");
         self.set_mark(CLEAN, "no")?;
         self.mint_epochs()?;
+        if self.mark(INBOX)?.is_none() {
+            let id = self.random();
+            self.set_mark(INBOX, &format!("{id:016x}"))?;
+        }
         Ok(clean)
+    }
+
+    /// Names the inbox: another one when the file was lost and begun anew, and
+    /// cursors with it. Empty before the first session.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn inbox_id(&self) -> Result<String, StoreError> {
+        Ok(self.mark(INBOX)?.unwrap_or_default())
     }
 
     /// Notes that the file is closed in order.

@@ -1191,7 +1191,10 @@ func (x *Receipts) GetReceipts() []*Receipt {
 type Receipt struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Ref   uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
-	// Present when the item was taken.
+	// Present when the item was taken. A last receipt, as an answer to Send, can
+	// say SENT before time is up: the message has ended, and so many others
+	// since that the daemon does not know any more how. GetMessage then says
+	// NOT_FOUND.
 	Response *SendResponse `protobuf:"bytes,2,opt,name=response,proto3" json:"response,omitempty"`
 	// gRPC status code when the item was refused, else 0.
 	Code int32 `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"`
@@ -1439,7 +1442,10 @@ type ListenReady struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	InstanceId string                 `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
 	// Where this consumer stands: cursor of the last acknowledged message.
-	Cursor        uint64 `protobuf:"varint,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	Cursor uint64 `protobuf:"varint,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	// Of this inbox: another one when the store was lost and begun anew, and
+	// cursors with it.
+	InboxId       string `protobuf:"bytes,3,opt,name=inbox_id,json=inboxId,proto3" json:"inbox_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1486,6 +1492,13 @@ func (x *ListenReady) GetCursor() uint64 {
 		return x.Cursor
 	}
 	return 0
+}
+
+func (x *ListenReady) GetInboxId() string {
+	if x != nil {
+		return x.InboxId
+	}
+	return ""
 }
 
 type Deliveries struct {
@@ -2879,8 +2892,8 @@ type AddPeerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Peer id.
 	Peer string `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
-	// A name for it, unique in the book: letters, digits, "-", "_" and ".", at
-	// most 64, not a peer id. Empty: keep.
+	// A name for it, unique in the book: at most 64 letters, digits, "-" (not
+	// first), "_" and ".", and not a peer id. Empty: keep.
 	Alias string `protobuf:"bytes,2,opt,name=alias,proto3" json:"alias,omitempty"`
 	// Multiaddrs, with or without /p2p/PEER_ID at the end; at most 16.
 	Addresses []string `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
@@ -4464,11 +4477,12 @@ const file_p2p_v1_message_proto_rawDesc = "" +
 	"\n" +
 	"deliveries\x18\x02 \x01(\v2\x12.p2p.v1.DeliveriesH\x00R\n" +
 	"deliveriesB\a\n" +
-	"\x05frame\"F\n" +
+	"\x05frame\"a\n" +
 	"\vListenReady\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x16\n" +
-	"\x06cursor\x18\x02 \x01(\x04R\x06cursor\">\n" +
+	"\x06cursor\x18\x02 \x01(\x04R\x06cursor\x12\x19\n" +
+	"\binbox_id\x18\x03 \x01(\tR\ainboxId\">\n" +
 	"\n" +
 	"Deliveries\x120\n" +
 	"\n" +

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,10 @@ from p2p_node.daemon import pair
 DEADLINE = 60.0
 
 Start = Callable[..., Daemon]
+
+# A script that a shell runs in the background has it ignored, and so would the
+# programs that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

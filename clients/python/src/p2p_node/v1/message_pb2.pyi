@@ -684,7 +684,11 @@ class Receipt(_message.Message):
     """
     @_builtins.property
     def response(self) -> Global___SendResponse:
-        """Present when the item was taken."""
+        """Present when the item was taken. A last receipt, as an answer to Send, can
+        say SENT before time is up: the message has ended, and so many others
+        since that the daemon does not know any more how. GetMessage then says
+        NOT_FOUND.
+        """
 
     def __init__(
         self,
@@ -776,18 +780,24 @@ class ListenReady(_message.Message):
 
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    INBOX_ID_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     cursor: _builtins.int
     """Where this consumer stands: cursor of the last acknowledged message."""
+    inbox_id: _builtins.str
+    """Of this inbox: another one when the store was lost and begun anew, and
+    cursors with it.
+    """
     def __init__(
         self,
         *,
         instance_id: _builtins.str = ...,
         cursor: _builtins.int = ...,
+        inbox_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "instance_id", b"instance_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "inbox_id", b"inbox_id", "instance_id", b"instance_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1434,8 +1444,8 @@ class AddPeerRequest(_message.Message):
     peer: _builtins.str
     """Peer id."""
     alias: _builtins.str
-    """A name for it, unique in the book: letters, digits, "-", "_" and ".", at
-    most 64, not a peer id. Empty: keep.
+    """A name for it, unique in the book: at most 64 letters, digits, "-" (not
+    first), "_" and ".", and not a peer id. Empty: keep.
     """
     trust: Global___Trust.ValueType
     """UNSPECIFIED means TRUSTED; BLOCKED is refused, Block does that."""
