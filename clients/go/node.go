@@ -236,6 +236,10 @@ type waiting struct {
 
 // next tells that the daemon is missed, and pauses before the next attempt.
 func (w *waiting) next(ctx context.Context, n *Node, cause error) error {
+	if n.life.Err() != nil {
+		// What was lost is the connection that Close ended.
+		return newError(codes.Canceled, "the Node was closed", ErrClosed)
+	}
 	if !n.socket.forbidden() {
 		w.forbidden = time.Time{}
 	} else if w.forbidden.IsZero() {

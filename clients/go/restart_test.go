@@ -46,6 +46,22 @@ func TestTheDaemonIsDownAtTheStart(t *testing.T) {
 	}
 }
 
+func TestAClosedNodeMissesNoDaemon(t *testing.T) {
+	log := &logTo{}
+	node := dial(t, start(t), p2pnode.WithLogger(log.logger()))
+	must(t, node.Close())
+	_, status := node.Status(within(t))
+	_, send := node.Send(within(t), node.PeerID(), p2pnode.Message{})
+	for _, err := range []error{status, send} {
+		if !errors.Is(err, p2pnode.ErrClosed) || errors.Is(err, p2pnode.ErrNoDaemon) {
+			t.Fatal(err)
+		}
+	}
+	if log.String() != "" {
+		t.Fatalf("log: %s", log)
+	}
+}
+
 func TestSendWaitsForTheDaemon(t *testing.T) {
 	daemon := start(t)
 	log := &logTo{}
