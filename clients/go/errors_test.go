@@ -85,6 +85,56 @@ func TestErrorsAreTyped(t *testing.T) {
 	}
 }
 
+// refusal gives the error of an item that a Sender's daemon refuses.
+func refusal(t *testing.T, node *p2pnode.Node, peer string, message p2pnode.Message) *p2pnode.Error {
+	t.Helper()
+	ctx := within(t)
+	sender := node.NewSender(ctx)
+	receipt, err := sender.Send(ctx, peer, message)
+	must(t, err)
+	_, err = receipt.Wait(ctx)
+	e := (*p2pnode.Error)(nil)
+	if !errors.As(err, &e) || e.Message == "" {
+		t.Fatalf("%#v", err)
+	}
+	if flushed := sender.Close(); flushed != err {
+		t.Fatalf("%v, and then %v", err, flushed)
+	}
+	return e
+}
+
+func TestARefusedItemHasItsDetails(t *testing.T) {
+	daemon := startWith(t, "[limits]\nmax_message_bytes = 500000\nmax_outbox_bytes = 2000000\nmax_peer_bytes = 2000000\n")
+	node := dial(t, daemon)
+	ctx := within(t)
+	e := refusal(t, node, "nobody", p2pnode.Message{})
+	if e.Code != codes.NotFound || e.Reason != "PEER_UNKNOWN" {
+		t.Fatalf("%#v", e)
+	}
+	e = refusal(t, node, node.PeerID(), p2pnode.Message{Payload: make([]byte, 500_001)})
+	if e.Code != codes.InvalidArgument || e.Field != "message.payload" {
+		t.Fatalf("%#v", e)
+	}
+	_, err := node.AddPeer(ctx, stranger)
+	must(t, err)
+	large := p2pnode.Message{Payload: make([]byte, 450_000)}
+	sender := node.NewSender(ctx)
+	for range 5 {
+		_, err = sender.Send(ctx, stranger, large)
+		must(t, err)
+	}
+	if !errors.As(sender.Close(), &e) || e.Code != codes.ResourceExhausted || e.Limit == "" || e.Owner != "LOCAL" ||
+		e.Max != 2000000 || e.Used == 0 || e.Reason == "" {
+		t.Fatalf("%#v", e)
+	}
+	// As of a call.
+	_, err = node.Send(ctx, stranger, large)
+	called := (*p2pnode.Error)(nil)
+	if !errors.As(err, &called) || called.Reason != e.Reason || called.Limit != e.Limit || called.Max != e.Max {
+		t.Fatalf("%#v, but %#v", e, called)
+	}
+}
+
 func TestALimitNamesItself(t *testing.T) {
 	daemon := startWith(t, "[limits]\nmax_outbox_bytes = 2000000\nmax_peer_bytes = 2000000\n")
 	node := dial(t, daemon)
