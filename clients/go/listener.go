@@ -32,6 +32,12 @@ func (l *listener) consumer() consumer {
 	return consumer{l.request.Channel, name}
 }
 
+// place is a cursor, and the inbox that it belongs to; "" if that is not known.
+type place struct {
+	inbox  string
+	cursor uint64
+}
+
 // listener is one loop over a channel.
 type listener struct {
 	node    *Node
@@ -48,12 +54,23 @@ type listener struct {
 	held time.Time
 	// Newest cursor that was yielded.
 	seen uint64
+	// A Listen was sent, and whether its inbox is the one of the cursors here
+	// is not known yet.
+	unsure bool
 
 	acks sync.WaitGroup
 	// Wakes the acknowledging goroutine; never blocks.
 	wake chan struct{}
 
+	// Held while the acknowledging goroutine talks to the daemon.
+	acking sync.Mutex
+	// Ends with the present stream; nil when there is none. Nothing may be
+	// acknowledged then: the next inbox could be another one.
+	streaming context.Context
+
 	mu sync.Mutex
+	// In which all cursors here are; "" before it is known.
+	inbox string
 	// The newest cursor that is done, and that the daemon knows to be.
 	done, acked uint64
 	// What the daemon said to an Ack.
@@ -70,8 +87,9 @@ func (n *Node) listen(ctx context.Context, channel string, options []ListenOptio
 	l := &listener{node: n, request: with.request, wake: make(chan struct{}, 1), seen: with.after, done: with.after}
 	if !l.request.Peek {
 		n.mu.Lock()
-		l.done = max(l.done, n.untold[l.consumer()])
+		untold := n.untold[l.consumer()]
 		n.mu.Unlock()
+		l.done, l.inbox = max(l.done, untold.cursor), untold.inbox
 		l.seen = l.done
 	}
 	l.ctx, l.cancel = n.bound(ctx)
@@ -112,7 +130,6 @@ func (l *listener) receive() (*p2pv1.ListenResponse, error) {
 	}
 	frame, err := l.stream.Recv()
 	if err == nil {
-		l.wait, l.held = waiting{}, time.Time{}
 		l.node.answered()
 	}
 	return frame, err
@@ -154,19 +171,25 @@ func (l *listener) fresh(deliveries []*p2pv1.Delivery) []*Delivery {
 		}
 		batch = append(batch, &Delivery{
 			Message: fromProto(delivery.GetMessage()), Cursor: delivery.GetCursor(), Attempt: delivery.GetAttempt(),
-			listener: l,
+			listener: l, inbox: l.inbox,
 		})
 	}
 	return batch
 }
 
-// subscribe opens the stream, after it told the daemon how far this loop came.
+// subscribe opens the stream and tells the daemon how far this loop came, if
+// that is still true of its inbox.
 func (l *listener) subscribe() error {
 	if _, err := l.node.Status(l.ctx); err != nil {
 		return err
 	}
-	if err := l.catchUp(); err != nil {
-		return err
+	known := l.inbox != ""
+	if !known {
+		// Nothing to compare with, but a consumer that the daemon does not know
+		// yet: Listen would make one.
+		if err := l.catchUp(); err != nil {
+			return err
+		}
 	}
 	ctx, drop := context.WithCancel(l.ctx)
 	stream, err := l.node.api.Listen(ctx, l.request)
@@ -174,23 +197,57 @@ func (l *listener) subscribe() error {
 		drop()
 		return err
 	}
-	l.stream, l.drop = stream, drop
+	l.stream, l.drop, l.unsure = stream, drop, known
+	frame, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	l.compare(frame.GetReady())
+	if known {
+		if err := l.catchUp(); err != nil {
+			return err
+		}
+	}
+	l.wait, l.held = waiting{}, time.Time{}
+	l.acking.Lock()
+	l.streaming = ctx
+	l.acking.Unlock()
 	return nil
 }
 
+// unsubscribe ends the stream. No acknowledgement is under way after it.
 func (l *listener) unsubscribe() {
-	if l.stream != nil {
-		l.drop()
-		l.stream = nil
+	if l.stream == nil {
+		return
 	}
+	l.drop()
+	l.stream = nil
+	l.acking.Lock()
+	l.streaming = nil
+	l.acking.Unlock()
+}
+
+// compare forgets how far this loop came if the inbox is not the one that it
+// was, or an older copy of it: cursors mean other messages there.
+func (l *listener) compare(ready *p2pv1.ListenReady) {
+	l.unsure = false
+	_, acked := l.progress()
+	replaced := l.inbox != "" && ready.GetInboxId() != l.inbox
+	// Nothing was acknowledged since Listen was sent: see unsubscribe.
+	older := ready.GetCursor() < acked
+	if replaced || older {
+		l.forget(nil)
+	}
+	l.mu.Lock()
+	l.inbox = ready.GetInboxId()
+	l.mu.Unlock()
 }
 
 // catchUp acknowledges what was done before the connection was lost. If the
-// daemon never had that, its store was replaced, and cursors begin anew: what
-// comes now may not be taken for what was done.
+// daemon never had that, its store was replaced.
 func (l *listener) catchUp() error {
-	done, _ := l.progress()
-	if done == 0 || l.request.Peek {
+	done, acked := l.progress()
+	if done == 0 || l.request.Peek || l.inbox != "" && done == acked {
 		return nil
 	}
 	err := l.ack(l.ctx, done)
@@ -202,22 +259,33 @@ func (l *listener) catchUp() error {
 		l.mu.Unlock()
 		return nil
 	case errors.Is(err, ErrNotFound), errors.Is(err, ErrInvalidArgument):
-		l.node.log.Warn("p2p-node: the inbox was replaced, reading it from where it stands",
-			"channel", l.request.Channel, "consumer", l.request.Consumer, "done", done, "error", err)
-		l.mu.Lock()
-		l.done, l.acked, l.err = 0, 0, nil
-		l.mu.Unlock()
-		l.seen = 0
+		l.forget(err)
 		return nil
 	default:
 		return err
 	}
 }
 
-// complete notes that a delivery is done.
-func (l *listener) complete(cursor uint64) {
+// forget begins with an inbox that was replaced: what comes now may not be
+// taken for what was done.
+func (l *listener) forget(cause error) {
+	about := []any{"channel", l.request.Channel, "consumer", l.request.Consumer, "seen", l.seen}
+	if cause != nil {
+		about = append(about, "error", cause)
+	}
+	l.node.log.Warn("p2p-node: the inbox was replaced, reading it from where it stands", about...)
 	l.mu.Lock()
-	l.done = max(l.done, cursor)
+	l.done, l.acked, l.err = 0, 0, nil
+	l.mu.Unlock()
+	l.seen = 0
+}
+
+// complete notes that a delivery is done, unless its inbox is gone.
+func (l *listener) complete(delivery *Delivery) {
+	l.mu.Lock()
+	if delivery.inbox == l.inbox {
+		l.done = max(l.done, delivery.Cursor)
+	}
 	l.mu.Unlock()
 	select {
 	case l.wake <- struct{}{}:
@@ -242,13 +310,16 @@ func (l *listener) acknowledge() {
 		case <-l.ctx.Done():
 			return
 		}
-		l.acknowledgeOnce(l.ctx)
+		l.acknowledgeOnce()
 	}
 }
 
-func (l *listener) acknowledgeOnce(ctx context.Context) {
+func (l *listener) acknowledgeOnce() {
+	l.acking.Lock()
+	defer l.acking.Unlock()
 	done, acked := l.progress()
-	if done <= acked || l.request.Peek {
+	ctx := l.streaming
+	if done <= acked || ctx == nil || l.request.Peek {
 		return
 	}
 	err := l.ack(ctx, done)
@@ -258,7 +329,7 @@ func (l *listener) acknowledgeOnce(ctx context.Context) {
 	case err == nil:
 		l.acked = max(l.acked, done)
 	case lost(err), ctx.Err() != nil, errors.Is(err, ErrNotFound), errors.Is(err, ErrInvalidArgument):
-		// The stream is lost as well, and catchUp follows.
+		// The stream is lost as well, and subscribe follows.
 	default:
 		l.err = err
 	}
@@ -280,7 +351,7 @@ func (l *listener) close() {
 	if l.request.Peek {
 		return
 	}
-	if done > acked && l.node.life.Err() == nil {
+	if done > acked && !l.unsure && l.node.life.Err() == nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), lastAckWait)
 		defer cancel()
 		request := &p2pv1.AckRequest{Channel: l.request.Channel, Consumer: l.request.Consumer, Cursor: done}
@@ -294,7 +365,7 @@ func (l *listener) close() {
 	l.node.mu.Lock()
 	defer l.node.mu.Unlock()
 	if done > acked {
-		l.node.untold[l.consumer()] = done
+		l.node.untold[l.consumer()] = place{inbox: l.inbox, cursor: done}
 	} else {
 		delete(l.node.untold, l.consumer())
 	}

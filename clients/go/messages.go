@@ -22,11 +22,13 @@ type Delivery struct {
 	Attempt uint32
 
 	listener *listener
+	// In which Cursor is one.
+	inbox string
 }
 
 // Ack marks this delivery and all before it as done, as the end of the loop's
 // body does: for a body that leaves the loop. Later it has no effect.
-func (d *Delivery) Ack() { d.listener.complete(d.Cursor) }
+func (d *Delivery) Ack() { d.listener.complete(d) }
 
 // ListenOption changes how messages are taken from the inbox.
 type ListenOption func(*listening)
@@ -98,7 +100,7 @@ func (n *Node) Messages(ctx context.Context, channel string, options ...ListenOp
 				if !yield(delivery, nil) {
 					return
 				}
-				l.complete(delivery.Cursor)
+				l.complete(delivery)
 			}
 		}
 	}
@@ -121,7 +123,7 @@ func (n *Node) Batches(ctx context.Context, channel string, options ...ListenOpt
 				return
 			}
 			for _, delivery := range batch {
-				l.complete(delivery.Cursor)
+				l.complete(delivery)
 			}
 		}
 	}

@@ -50,7 +50,7 @@ type Node struct {
 	downSince time.Time
 	// What loops have done and the daemon could not be told: for the next
 	// loop on that consumer.
-	untold map[consumer]uint64
+	untold map[consumer]place
 }
 
 // Option changes how [Dial] connects.
@@ -89,7 +89,7 @@ func Dial(ctx context.Context, options ...Option) (*Node, error) {
 	for _, option := range options {
 		option(&with)
 	}
-	n := &Node{log: with.log, socket: &socket{fixed: with.socket}, untold: map[consumer]uint64{}}
+	n := &Node{log: with.log, socket: &socket{fixed: with.socket}, untold: map[consumer]place{}}
 	n.frame.Store(defaultFrame)
 	conn, err := grpc.NewClient("passthrough:///p2p-node",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -210,4 +213,145 @@ func TestAReplacedInboxIsReadFromItsBeginning(t *testing.T) {
 			break
 		}
 	}
+}
+
+// wipe takes all that a daemon keeps, key and store, and starts it again.
+func wipe(t *testing.T, daemon *p2pnode.Daemon) {
+	t.Helper()
+	daemon.Kill()
+	must(t, os.RemoveAll(filepath.Join(filepath.Dir(daemon.Socket()), "state")))
+	must(t, daemon.Restart(within(t)))
+}
+
+// fill sends so many messages to the daemon's own inbox.
+func fill(t *testing.T, node *p2pnode.Node, prefix string, count int) (payloads []string) {
+	t.Helper()
+	// A daemon that was wiped has another id than the Node was told.
+	status, err := node.Status(within(t))
+	must(t, err)
+	for n := range count {
+		payload := fmt.Sprint(prefix, n)
+		_, err := node.Send(within(t), status.PeerId, p2pnode.Message{Payload: []byte(payload)})
+		must(t, err)
+		payloads = append(payloads, payload)
+	}
+	return payloads
+}
+
+// claim makes the daemon know the default consumer, which acknowledges nothing.
+func claim(t *testing.T, daemon *p2pnode.Daemon) {
+	t.Helper()
+	node := dial(t, daemon)
+	for _, err := range node.Messages(within(t), "") {
+		must(t, err)
+		break
+	}
+	must(t, node.Close())
+}
+
+func warned(t *testing.T, log *logTo, times int) {
+	t.Helper()
+	if strings.Count(log.String(), "the inbox was replaced") != times {
+		t.Fatalf("log: %s", log)
+	}
+}
+
+// The new inbox has more messages than were done of the old one: an old cursor
+// is one of the new inbox as well.
+func TestALongerInboxIsReadFromItsBeginning(t *testing.T) {
+	for name, option := range map[string]p2pnode.ListenOption{"consume": p2pnode.MaxBatch(100), "peek": p2pnode.Peek()} {
+		t.Run(name, func(t *testing.T) {
+			daemon, log := start(t), &logTo{}
+			node := dial(t, daemon, p2pnode.WithLogger(log.logger()))
+			want, got := fill(t, node, "old", 5), []string(nil)
+			for delivery, err := range node.Messages(within(t), "", option) {
+				must(t, err)
+				if got = append(got, string(delivery.Payload)); len(got) == 5 {
+					wipe(t, daemon)
+					want = append(want, fill(t, node, "new", 12)...)
+					claim(t, daemon)
+				}
+				if len(got) == 17 {
+					// The same inbox as before: nothing is forgotten.
+					must(t, daemon.Restart(within(t)))
+					want = append(want, fill(t, node, "newer", 1)...)
+				}
+				if len(got) == 18 {
+					delivery.Ack()
+					break
+				}
+			}
+			equal(t, got, want)
+			warned(t, log, 1)
+		})
+	}
+}
+
+// What the loop before could not tell is about the old inbox.
+func TestALoopAfterTheInboxWasReplaced(t *testing.T) {
+	daemon, log := start(t), &logTo{}
+	node := dial(t, daemon, p2pnode.WithLogger(log.logger()))
+	fill(t, node, "old", 5)
+	count := 0
+	for delivery, err := range node.Messages(within(t), "") {
+		must(t, err)
+		if count++; count == 5 {
+			daemon.Kill()
+			delivery.Ack()
+			break
+		}
+	}
+	wipe(t, daemon)
+	want := fill(t, node, "new", 12)
+	claim(t, daemon)
+	equal(t, take(t, node, "", 12), want)
+	warned(t, log, 1)
+}
+
+// copyAll copies a directory, modes too, to a path that is not there.
+func copyAll(t *testing.T, from, to string) {
+	t.Helper()
+	if out, err := exec.Command("cp", "-Rp", from, to).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// An older copy of the store has its cursors once more, for other messages.
+func TestAnInboxFromABackup(t *testing.T) {
+	daemon, log := start(t), &logTo{}
+	node := dial(t, daemon, p2pnode.WithLogger(log.logger()))
+	state := filepath.Join(filepath.Dir(daemon.Socket()), "state")
+	backup := filepath.Join(t.TempDir(), "backup")
+	want, got := fill(t, node, "old", 5), []string(nil)
+	equal(t, take(t, node, "", 2), want[:2])
+	daemon.Kill()
+	copyAll(t, state, backup)
+	must(t, daemon.Restart(within(t)))
+	for delivery, err := range node.Messages(within(t), "") {
+		must(t, err)
+		got = append(got, string(delivery.Payload))
+		if len(got) == 3 {
+			fill(t, node, "lost", 3)
+		}
+		if len(got) == 6 {
+			// Known to the daemon, and then not.
+			delivery.Ack()
+			eventually(t, "all is acknowledged", func() bool {
+				status, err := node.Status(within(t))
+				must(t, err)
+				return status.Inbox.Messages == 0
+			})
+			daemon.Kill()
+			must(t, os.RemoveAll(state))
+			copyAll(t, backup, state)
+			must(t, daemon.Restart(within(t)))
+			fill(t, node, "new", 6)
+		}
+		if len(got) == 15 {
+			break
+		}
+	}
+	equal(t, got[:6], []string{"old2", "old3", "old4", "lost0", "lost1", "lost2"})
+	equal(t, got[6:], []string{"old2", "old3", "old4", "new0", "new1", "new2", "new3", "new4", "new5"})
+	warned(t, log, 1)
 }
