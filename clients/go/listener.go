@@ -3,6 +3,7 @@ package p2pnode
 import (
 	"context"
 	"errors"
+	"io"
 	"sync"
 	"time"
 
@@ -64,8 +65,8 @@ type listener struct {
 
 	// Held while the acknowledging goroutine talks to the daemon.
 	acking sync.Mutex
-	// Ends with the present stream; nil when there is none. Nothing may be
-	// acknowledged then: the next inbox could be another one.
+	// Ends with the connection of the present stream; nil when there is none.
+	// Nothing may be acknowledged then: the next inbox could be another one.
 	streaming context.Context
 
 	mu sync.Mutex
@@ -183,11 +184,11 @@ func (l *listener) subscribe() error {
 	if _, err := l.node.Status(l.ctx); err != nil {
 		return err
 	}
-	known := l.inbox != ""
+	alive, known := l.node.socket.connected(), l.inbox != ""
 	if !known {
 		// Nothing to compare with, but a consumer that the daemon does not know
 		// yet: Listen would make one.
-		if err := l.catchUp(); err != nil {
+		if err := l.catchUp(l.ctx); err != nil {
 			return err
 		}
 	}
@@ -197,20 +198,31 @@ func (l *listener) subscribe() error {
 		drop()
 		return err
 	}
-	l.stream, l.drop, l.unsure = stream, drop, known
+	// The loop sees the end of the stream when it next reads, which may be
+	// long after another daemon answers.
+	streaming, end := context.WithCancel(ctx)
+	stop := context.AfterFunc(alive, end)
+	l.stream, l.unsure = stream, known
+	l.drop = func() {
+		stop()
+		drop()
+	}
 	frame, err := stream.Recv()
 	if err != nil {
 		return err
 	}
 	l.compare(frame.GetReady())
 	if known {
-		if err := l.catchUp(); err != nil {
+		if err := l.catchUp(streaming); err != nil {
 			return err
 		}
 	}
+	if alive.Err() != nil {
+		return io.EOF
+	}
 	l.wait, l.held = waiting{}, time.Time{}
 	l.acking.Lock()
-	l.streaming = ctx
+	l.streaming = streaming
 	l.acking.Unlock()
 	return nil
 }
@@ -245,12 +257,12 @@ func (l *listener) compare(ready *p2pv1.ListenReady) {
 
 // catchUp acknowledges what was done before the connection was lost. If the
 // daemon never had that, its store was replaced.
-func (l *listener) catchUp() error {
+func (l *listener) catchUp(ctx context.Context) error {
 	done, acked := l.progress()
 	if done == 0 || l.request.Peek || l.inbox != "" && done == acked {
 		return nil
 	}
-	err := l.ack(l.ctx, done)
+	err := l.ack(ctx, done)
 	switch {
 	case err == nil:
 		l.mu.Lock()

@@ -36,6 +36,27 @@ type socket struct {
 
 	mu  sync.Mutex
 	err error
+	// Ends with the newest connection.
+	alive context.Context
+}
+
+// connection tells of its end before the next one can be made.
+type connection struct {
+	net.Conn
+	end context.CancelFunc
+}
+
+func (c *connection) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		c.end()
+	}
+	return n, err
+}
+
+func (c *connection) Close() error {
+	c.end()
+	return c.Conn.Close()
 }
 
 func (s *socket) path() string {
@@ -48,9 +69,21 @@ func (s *socket) path() string {
 func (s *socket) dial(ctx context.Context, _ string) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", s.path())
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.err = err
-	s.mu.Unlock()
-	return conn, err
+	if err != nil {
+		return nil, err
+	}
+	alive, end := context.WithCancel(context.Background())
+	s.alive = alive
+	return &connection{Conn: conn, end: end}, nil
+}
+
+// connected ends with the newest connection; after a call was answered.
+func (s *socket) connected() context.Context {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.alive
 }
 
 // forbidden tells whether the last attempt was refused by the file's mode.
