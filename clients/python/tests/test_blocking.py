@@ -156,3 +156,56 @@ def test_a_program_that_forgets_to_close_ends_quietly(daemon: Daemon) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     assert (done.stdout, done.stderr, done.returncode) == ("b'x'\n", "", 0)
     assert time.monotonic() - begin < DEADLINE / 2
+
+
+def test_a_loop_is_of_one_thread(daemon: Daemon) -> None:
+    with Node(daemon.socket) as node:
+        node.send_messages(node.peer_id, [b"0", b"1"])
+        inbox = node.messages()
+        at_work, goes_on = threading.Event(), threading.Event()
+        seen = list[bytes]()
+
+        def work() -> None:
+            for message in inbox:
+                at_work.set()
+                assert goes_on.wait(60)
+                seen.append(message.payload)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert at_work.wait(60)
+        with pytest.raises(AlreadyExists, match="another thread of this program"):
+            iter(inbox)
+        with pytest.raises(AlreadyExists):
+            next(inbox)
+        goes_on.set()
+        while len(seen) < 2 or not inbox._asking.locked():
+            assert thread.is_alive()
+            time.sleep(0.01)
+        # It waits for the next one.
+        with pytest.raises(AlreadyExists, match="or waiting for one"):
+            iter(inbox)
+        inbox.close()
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def test_threads_share_a_loop_that_they_acknowledge_by_hand(daemon: Daemon) -> None:
+    with Node(daemon.socket) as node:
+        inbox, seen = node.messages(auto_ack=False), list[bytes]()
+
+        def work() -> None:
+            for message in inbox:
+                message.ack()
+                seen.append(message.payload)
+                if len(seen) == 20:
+                    inbox.close()
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        node.send_messages(node.peer_id, [b"%d" % number for number in range(20)])
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+    assert sorted(seen, key=int) == [b"%d" % number for number in range(20)]

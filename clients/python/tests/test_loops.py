@@ -215,3 +215,69 @@ async def test_a_loop_ends_with_its_node(daemon: Daemon) -> None:
 
 async def _collect(loop: Messages[ReceivedMessage]) -> list[bytes]:
     return [message.payload async for message in loop]
+
+
+async def test_a_loop_is_of_one_task(daemon: Daemon) -> None:
+    """A second one would mark as done what the first works on."""
+    async with Node(daemon.socket) as node:
+        await fill(node, 3)
+        inbox = node.messages()
+        at_work, fails = asyncio.Event(), asyncio.Event()
+
+        async def work() -> None:
+            async for _ in inbox:
+                at_work.set()
+                await fails.wait()
+                raise Trouble
+
+        first = asyncio.ensure_future(work())
+        await within(at_work.wait())
+        with pytest.raises(AlreadyExists, match="another task of this program"):
+            async for _ in inbox:
+                pass
+        with pytest.raises(AlreadyExists, match="another task of this program"):
+            await inbox.__anext__()
+        fails.set()
+        with pytest.raises(Trouble):
+            await first
+        async for message in inbox:
+            assert (message.payload, message.attempt) == (b"0", 2)
+            await message.ack()
+            break
+        # Nothing is lost by it: another task may go on.
+        assert (await asyncio.wait_for(inbox.__anext__(), 10)).payload == b"1"
+        await inbox.aclose()
+
+
+async def test_a_task_that_waits_has_the_loop(daemon: Daemon) -> None:
+    async with Node(daemon.socket) as node:
+        inbox = node.messages()
+        first = asyncio.ensure_future(inbox.__anext__())
+        await asyncio.sleep(0)
+        with pytest.raises(AlreadyExists, match="or waiting for one"):
+            inbox.__aiter__()
+        with pytest.raises(AlreadyExists):
+            await inbox.__anext__()
+        await fill(node, 2)
+        # Outside of `async for`, each may be asked for by a task of its own.
+        assert (await first).payload == b"0"
+        assert (await asyncio.wait_for(inbox.__anext__(), 10)).payload == b"1"
+        await inbox.aclose()
+
+
+async def test_tasks_share_a_loop_that_they_acknowledge_by_hand(daemon: Daemon) -> None:
+    async with Node(daemon.socket) as node:
+        seen = list[bytes]()
+        async with node.messages(auto_ack=False) as inbox:
+
+            async def work() -> None:
+                async for message in inbox:
+                    seen.append(message.payload)
+                    await message.ack()
+                    if len(seen) == 50:
+                        await asyncio.wait_for(inbox.aclose(), 10)
+
+            workers = [asyncio.ensure_future(work()) for _ in range(3)]
+            await fill(node, 50)
+            await within(asyncio.gather(*workers))
+    assert sorted(seen, key=int) == [b"%d" % number for number in range(50)]

@@ -5,7 +5,7 @@ without asyncio.
 """
 
 from ._connection import find_socket
-from ._listen import Messages
+from ._messages import Messages
 from .daemon import Daemon
 from .errors import (
     AlreadyExists,

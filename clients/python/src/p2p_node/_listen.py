@@ -1,8 +1,8 @@
 """The way in: a Listen for each consumer, and what its app did with it.
 
 A `Subscription` belongs to a consumer. It reads ahead, remembers what was
-handed to the app and not acknowledged, and acknowledges. `Messages` is one
-loop over it; the next loop goes on where that one was left.
+handed to the app and not acknowledged, and acknowledges. A loop over it is a
+`Messages`; the next loop goes on where that one was left.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection
-from types import TracebackType
 from typing import Generic, TypeVar
 
 from ._connection import Backoff, Connection, StreamCall, log
@@ -349,106 +348,3 @@ class Subscription(Generic[R]):
     def _confirm(self, cursor: int) -> None:
         self._confirmed = max(self._confirmed, cursor)
         self._ack_moved.set()
-
-
-class Messages(Generic[R]):
-    """One loop over the messages of a channel, as `Node.messages` says.
-
-    In `async with`, the consumer is given up at the end of the block. Without
-    it, that happens 5 s after the loop was left, unless another one goes on.
-    The loop ends when it is closed, or its node.
-    """
-
-    def __init__(self, find: Callable[[], Subscription[R]], auto_ack: bool, max_unacked: int) -> None:
-        self._find = find
-        self._auto_ack = auto_ack
-        self._most = max_unacked
-        self._subscription: Subscription[R] | None = None
-        self._current: R | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
-
-    def __aiter__(self) -> Messages[R]:
-        if self._subscription is not None and self._current is not None:
-            # A loop was left in the middle of this one, and another begins.
-            self._current = None
-            self.restart(set())
-        return self
-
-    async def __anext__(self) -> R:
-        try:
-            subscription = self._attach()
-            if self._current is not None:
-                subscription.done(self._current)
-                self._current = None
-            message = await subscription.next(self._most)
-        except Closed:
-            # By the app itself, from another task.
-            raise StopAsyncIteration from None
-        if self._auto_ack:
-            self._current = message
-        return message
-
-    async def take(self, most: int) -> list[R]:
-        """Up to `most` messages, at least one; none of them is acknowledged."""
-        subscription = self._attach()
-        messages = [await subscription.next(self._most)]
-        while len(messages) < most and subscription.has_room(self._most):
-            message = subscription.next_nowait()
-            if message is None:
-                break
-            messages.append(message)
-        return messages
-
-    def restart(self, unseen: set[int]) -> None:
-        """Begins the loop again at the first message that is not done."""
-        if self._subscription is not None:
-            self._subscription.leave(unseen)
-            self._subscription.take(self)
-
-    def leave(self, unseen: set[int]) -> None:
-        """Ends the loop, keeping the consumer for a moment."""
-        if self._subscription is not None and not self._closed:
-            self._closed = True
-            self._subscription.leave(unseen)
-
-    async def aclose(self) -> None:
-        """Ends the loop and gives the consumer up.
-
-        The message that was being worked on is not acknowledged and comes
-        again, unless `ack()` was called.
-        """
-        if self._closed:
-            return
-        self._closed = True
-        if self._subscription is not None:
-            await self._subscription.stop()
-
-    async def __aenter__(self) -> Messages[R]:
-        self._attach()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def __del__(self) -> None:
-        # Left by break, return or an exception: the next loop may come now.
-        if self._subscription is not None and self._loop is not None and not self._closed:
-            with contextlib.suppress(RuntimeError):  # The event loop is over.
-                self._loop.call_soon_threadsafe(_left, self._subscription)
-
-    def _attach(self) -> Subscription[R]:
-        if self._closed:
-            raise Closed("this loop was closed; begin another")
-        if self._subscription is None:
-            subscription = self._find()
-            subscription.take(self)
-            self._subscription, self._loop = subscription, asyncio.get_running_loop()
-        return self._subscription
-
-
-def _left(subscription: Subscription[R]) -> None:
-    if subscription._holder is not None and subscription._holder() is None:
-        subscription.leave()

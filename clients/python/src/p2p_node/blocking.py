@@ -21,7 +21,8 @@ from typing import Any, Generic, Literal, TypeVar, cast
 
 from . import node as _async
 from . import roles as _roles
-from ._listen import Messages as _AsyncMessages
+from ._messages import Messages as _AsyncMessages
+from ._messages import in_use
 from .daemon import Daemon
 from .errors import Closed
 from .message import Body, Message, Received, Sent, Trust
@@ -119,20 +120,49 @@ class Messages:
         self._taken: deque[ReceivedMessage] = deque()
         self._current: ReceivedMessage | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        # Held by the thread that waits for a message.
+        self._asking = threading.Lock()
+        # Threads: in `for`, and working on `_current`.
+        self._looping: threading.Thread | None = None
+        self._working: threading.Thread | None = None
 
     def __iter__(self) -> Messages:
-        if self._current is not None:
-            # A loop was left in the middle of this one, and another begins.
-            self._current = None
-            unseen = self._unseen()
+        if not self._auto_ack:
+            return self
+        if not self._asking.acquire(blocking=False):
+            raise in_use("thread")
+        try:
+            self._refuse_another(self._working)
+            self._looping = threading.current_thread()
+            if self._current is not None:
+                # A loop was left in the middle of this one, and another begins.
+                self._current = None
+                unseen = self._unseen()
 
-            async def again() -> None:
-                self._messages.restart(unseen)
+                async def again() -> None:
+                    self._messages.restart(unseen)
 
-            _run(again())
+                _run(again())
+        finally:
+            self._asking.release()
         return self
 
     def __next__(self) -> ReceivedMessage:
+        # Threads that acknowledge by hand take turns.
+        if not self._asking.acquire(blocking=not self._auto_ack):
+            raise in_use("thread")
+        try:
+            if self._auto_ack:
+                # Outside of `for` each message may be asked for by another thread.
+                self._refuse_another(self._working if self._working is self._looping else None)
+            message = self._next()
+            if self._auto_ack:
+                self._current, self._working = message, threading.current_thread()
+            return message
+        finally:
+            self._asking.release()
+
+    def _next(self) -> ReceivedMessage:
         if self._current is not None and self._current._inbox is not None:
             _Loop.get().call_soon_threadsafe(self._current._inbox.done, self._current)
         self._current = None
@@ -143,10 +173,14 @@ class Messages:
             except (Closed, concurrent.futures.CancelledError):
                 # By the app itself, from another thread, or at its end.
                 raise StopIteration from None
-        message = self._taken.popleft()
-        if self._auto_ack:
-            self._current = message
-        return message
+        return self._taken.popleft()
+
+    def _refuse_another(self, working: threading.Thread | None) -> None:
+        """As there, for threads: see `p2p_node.Messages`."""
+        if working is None or working is threading.current_thread() or not working.is_alive():
+            return
+        if self._current is not None and not self._current._done:
+            raise in_use("thread")
 
     def close(self) -> None:
         """Ends the loop and gives the consumer up; as `aclose` there."""

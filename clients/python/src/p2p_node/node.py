@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar, cast
 
 from ._connection import Connection, find_socket
-from ._listen import Messages, Subscription
+from ._listen import Subscription
+from ._messages import Messages
 from ._presence import Announcement, watch
 from ._send import Sender, receipt
 from .errors import DeadlineExceeded, InvalidArgument, NotFound, P2PError
