@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Start, within
 
-from p2p_node import Daemon, DeadlineExceeded, InvalidArgument, Node, Unavailable
+from p2p_node import Daemon, DeadlineExceeded, InvalidArgument, Message, Node, Unavailable
 
 
 async def test_ten_thousand_messages_through_restarts(two: tuple[Daemon, Daemon]) -> None:
@@ -71,6 +71,16 @@ async def test_single_sends_wait_for_the_daemon(daemon: Daemon) -> None:
         assert payloads == [b"before", b"while it is away"]
         assert len(told) == 1
         assert "waiting for it" in told[0]
+
+
+async def test_a_timeout_holds_without_the_daemon(daemon: Daemon) -> None:
+    async with Node(daemon.socket) as node:
+        daemon.kill()
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(DeadlineExceeded, match="no receipt for message") as caught:
+            await node.send_message(node.peer_id, Message(b"", id="mine"), wait="stored", timeout=0.5)
+        assert caught.value.metadata == {"id": "mine"}
+        assert asyncio.get_running_loop().time() - began < 5
 
 
 async def test_calls_are_made_again(daemon: Daemon) -> None:

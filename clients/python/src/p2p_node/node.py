@@ -38,6 +38,8 @@ _MAX_SOCKET_PATH = 107
 _STORED_WITHIN = 10.0
 #: How long calls may take if the app does not say, in seconds.
 _CALL = 10.0
+#: The same for a look at a message when the time to send it is up already.
+_STATE = 1.0
 #: The same for Join, of which the daemon takes up to 30 s.
 _JOIN = 35.0
 #: Messages handed out and not acknowledged, unless the app says otherwise.
@@ -162,10 +164,10 @@ class Node:
             timeout = _STORED_WITHIN
         try:
             return to_sent(await receipt(self._sender, request, timeout))
-        except DeadlineExceeded:
+        except DeadlineExceeded as late:
             if wait != "stored" or ephemeral:
                 raise
-            return await self._state_of(request)
+            return await self._state_of(request, late)
 
     async def send_messages(
         self,
@@ -475,16 +477,22 @@ class Node:
             ephemeral=ephemeral,
         )
 
-    async def _state_of(self, request: pb.SendRequest) -> Sent:
-        """How far a message is that was not stored in time."""
-        message = request.message
+    async def _state_of(self, sent: pb.SendRequest, late: DeadlineExceeded) -> Sent:
+        """How far a message is that was not stored in time; `late` if nobody can say."""
+        message = sent.message
+        request = pb.GetMessageRequest(id=message.id, peer=sent.peer, channel=message.channel)
         try:
-            found = await self.get_message(message.id, peer=request.peer, channel=message.channel)
+            answer = await self._connection.call(
+                "GetMessage", lambda stub, left: stub.GetMessage(request, timeout=left), _STATE
+            )
         except NotFound:
             raise DeadlineExceeded(
                 f"the daemon did not take message {message.id} in time; send it again under the same id",
                 metadata={"id": message.id},
             ) from None
+        except P2PError:
+            raise late from None
+        found = convert(SentMessage, answer.message)
         return Sent(found.id, found.state, False, found.reason, found.detail, found.sequence)
 
 
