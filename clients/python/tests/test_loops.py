@@ -117,6 +117,48 @@ async def test_a_loop_that_was_left_gives_the_consumer_up_in_time(
         assert [payload for payload, _ in await take(one, 1)] == [b"1"]
 
 
+async def test_a_loop_that_was_left_leaves_no_task(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2p_node._listen._LINGER", 0.05)
+    async with Node(daemon.socket) as node:
+        await fill(node, 4)
+        for number in range(3):
+            async for message in node.messages():
+                assert message.payload == b"%d" % number
+                await message.ack()
+                break
+            await all_ended()
+        late = await node.messages().__anext__()
+        await all_ended()
+        # Late, when all of it has ended; and that ends too.
+        await late.ack()
+        await all_ended()
+
+
+async def test_the_last_acknowledgement_outlives_the_loop(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2p_node._listen._LINGER", 0.05)
+    async with Node(daemon.socket) as node:
+        await fill(node, 2)
+        async for message in node.messages():
+            daemon.kill()
+            assert message._inbox is not None
+            message._inbox.done(message)
+            break
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(daemon.start)
+        await all_ended()
+    async with Node(daemon.socket) as node:
+        assert await take(node, 1) == [(b"1", 2)]
+
+
+async def all_ended() -> None:
+    """Waits until no subscription has a task."""
+    tasks = [task for task in asyncio.all_tasks() if "Subscription" in str(task.get_coro())]
+    if tasks:
+        await within(asyncio.wait(tasks))
+
+
 async def test_one_loop_at_a_time(daemon: Daemon) -> None:
     async with Node(daemon.socket) as node:
         await fill(node, 1)
@@ -126,6 +168,53 @@ async def test_one_loop_at_a_time(daemon: Daemon) -> None:
             # Another name is another consumer, with all messages of its own.
             assert await take(node, 1, consumer="second") == [(b"0", 1)]
             break
+
+
+async def test_an_exception_that_is_kept_keeps_the_loop(daemon: Daemon) -> None:
+    async with Node(daemon.socket) as node:
+        await fill(node, 1)
+
+        async def work() -> None:
+            inbox = node.messages()
+            async for _ in inbox:
+                raise Trouble
+
+        async def work_in_with() -> None:
+            async with node.messages() as inbox:
+                async for _ in inbox:
+                    raise Trouble
+
+        kept = list[Exception]()
+        for work_once in (work, work):
+            try:
+                await work_once()
+            except (Trouble, AlreadyExists) as error:
+                kept.append(error)
+        assert isinstance(kept[1], AlreadyExists)
+        assert "`async with node.messages() as inbox`" in str(kept[1])
+        kept.clear()
+        for _ in range(2):
+            try:
+                await work_in_with()
+            except Trouble as error:
+                kept.append(error)
+        assert len(kept) == 2
+
+
+async def test_closing_without_the_daemon_says_what_comes_again(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("p2p_node._listen._LAST_ACK", 0.2)
+    async with Node(daemon.socket) as node:
+        await fill(node, 2)
+        inbox = node.messages()
+        await inbox.__anext__()
+        daemon.kill()
+        assert inbox._subscription is not None
+        assert inbox._current is not None
+        inbox._subscription.done(inbox._current)
+        await within(inbox.aclose())
+    assert "did not confirm within 0.2 s that messages up to cursor 1 are done" in caplog.text
 
 
 async def test_a_consumer_of_another_program_is_named(daemon: Daemon) -> None:

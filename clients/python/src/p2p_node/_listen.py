@@ -92,7 +92,9 @@ class Subscription(Generic[R]):
             if self._holder() is not None:
                 raise AlreadyExists(
                     f"this program is in another loop over channel {self.channel!r} as consumer "
-                    f"{self.consumer!r}; leave that first, or give another consumer name",
+                    f"{self.consumer!r}; leave that first, or give another consumer name. A loop over "
+                    "a variable that an exception left is in use while that exception is kept: drop it, "
+                    "or use `async with node.messages() as inbox` (`with` in p2p_node.blocking)",
                     reason="CONSUMER_IN_USE",
                     metadata={"pid": str(os.getpid())},
                 )
@@ -161,7 +163,9 @@ class Subscription(Generic[R]):
             self._acked = unacked.popleft().cursor
             self._to_ack.set()
             self._fewer.set()
-        if self._acker is None and self._acked > self._confirmed:
+        if self._acked > self._confirmed and (self._acker is None or self._acker.done()):
+            if self._ack_error is not None:
+                return
             self._acker = asyncio.create_task(self._acknowledge())
             self._acker.add_done_callback(self._over)
 
@@ -177,8 +181,20 @@ class Subscription(Generic[R]):
     async def stop(self) -> None:
         """Acknowledges what is done and gives the consumer up."""
         if self._acked > self._confirmed:
-            with contextlib.suppress(P2PError, asyncio.TimeoutError):
-                await asyncio.wait_for(self.acked(self._acked), _LAST_ACK)
+            # Of an error that the daemon gave, the log has a line already.
+            with contextlib.suppress(P2PError):
+                try:
+                    await asyncio.wait_for(self.acked(self._acked), _LAST_ACK)
+                except asyncio.TimeoutError:
+                    log.warning(
+                        "channel %r, consumer %r: the daemon did not confirm within %g s that messages "
+                        "up to cursor %d are done; those after cursor %d come again",
+                        self.channel,
+                        self.consumer,
+                        _LAST_ACK,
+                        self._acked,
+                        self._confirmed,
+                    )
         self._ack_error = Closed("this loop was closed, or its node; begin another")
         self._fail(self._ack_error)
         tasks = [task for task in (self._reader, self._acker) if task is not None]
@@ -188,6 +204,10 @@ class Subscription(Generic[R]):
 
     def _lapse(self) -> None:
         self._linger = None
+        if self._acked > self._confirmed and self._error is None:
+            # The daemon is away; what is done is told to it when it is back.
+            self._linger = self._loop.call_later(_LINGER, self._lapse)
+            return
         self._reader.cancel()
         self._fail(Closed("the consumer was given up, as no loop went on with it; begin another loop"))
 
@@ -233,7 +253,7 @@ class Subscription(Generic[R]):
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
-        for event in (self._more, self._ack_moved, self._fewer):
+        for event in (self._more, self._ack_moved, self._fewer, self._to_ack):
             event.set()
 
     def _over(self, task: asyncio.Task[None]) -> None:
@@ -331,15 +351,16 @@ class Subscription(Generic[R]):
             self._to_ack.clear()
             self._ack_now.clear()
             cursor = self._acked
-            if cursor <= self._confirmed:
-                continue
-            try:
-                await self._tell_acked(cursor)
-            except P2PError as error:
-                log.warning("channel %r: cursor %d is not acknowledged: %s", self.channel, cursor, error)
-                self._ack_error = error
-                return self._fail(error)
-            self._confirm(cursor)
+            if cursor > self._confirmed:
+                try:
+                    await self._tell_acked(cursor)
+                except P2PError as error:
+                    log.warning("channel %r: cursor %d is not acknowledged: %s", self.channel, cursor, error)
+                    self._ack_error = error
+                    return self._fail(error)
+                self._confirm(cursor)
+            if self._error is not None and self._acked <= self._confirmed:
+                break
 
     async def _tell_acked(self, cursor: int) -> None:
         request = pb.AckRequest(channel=self.channel, consumer=self.consumer, cursor=cursor)

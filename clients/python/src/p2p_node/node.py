@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -64,6 +65,8 @@ class Node:
         self._message_type: type[Received] = ReceivedMessage
         self._opened: tuple[Connection, Sender] | None = None
         self._subscriptions: dict[tuple[str, str], Subscription[Any]] = {}
+        # Those too that ended and may have something to acknowledge.
+        self._all_subscriptions = weakref.WeakSet[Subscription[Any]]()
         self._announcement: Announcement | None = None
         self._announcing: asyncio.Lock | None = None
 
@@ -98,7 +101,7 @@ class Node:
         if self._opened is None:
             return
         (connection, sender), self._opened = self._opened, None
-        await asyncio.gather(*(each.stop() for each in list(self._subscriptions.values())))
+        await asyncio.gather(*(each.stop() for each in list(self._all_subscriptions)))
         if self._announcement is not None:
             await self._announcement.close()
             self._announcement = None
@@ -453,6 +456,7 @@ class Node:
 
             found = Subscription(self._connection, *key, self._message_type, ended)
             self._subscriptions[key] = found
+            self._all_subscriptions.add(found)
         return found
 
     def _request(
