@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Start, within
 
-from p2p_node import Daemon, DeadlineExceeded, InvalidArgument, Message, Node, Unavailable
+from p2p_node import Daemon, DeadlineExceeded, FailedPrecondition, InvalidArgument, Message, Node, Unavailable
 
 
 async def test_ten_thousand_messages_through_restarts(two: tuple[Daemon, Daemon]) -> None:
@@ -159,3 +159,69 @@ async def test_a_restored_backup_hides_no_message(start: Start, tmp_path: Path) 
             payloads.append((await loop.__anext__()).payload)
         assert payloads in ([b"before", b"after"], [b"after"])
         await loop.aclose()
+
+
+async def wiped(daemon: Daemon) -> None:
+    """Starts it with a store that was begun anew, and this node's name with it."""
+    daemon.kill()
+    shutil.rmtree(daemon.directory / "state")
+    await asyncio.to_thread(daemon.start)
+
+
+async def test_a_new_store_hides_no_message(daemon: Daemon, caplog: pytest.LogCaptureFixture) -> None:
+    """Its cursors are those of other messages before."""
+    async with Node(daemon.socket) as node, node.messages() as inbox:
+        await node.send_messages(node.peer_id, [b"before %d" % number for number in range(6)])
+        for _ in range(4):
+            last = await inbox.__anext__()
+        # Two were read ahead, and one is at work: what is done with it then is
+        # not done with the new one that has its cursor.
+        await wiped(daemon)
+        await node.send_messages(daemon.peer_id, [b"after %d" % number for number in range(6)])
+        await within(last.ack())
+        seen = list[tuple[bytes, int]]()
+        while not seen or seen[-1][0] != b"after 5":
+            message = await asyncio.wait_for(inbox.__anext__(), 20)
+            seen.append((message.payload, message.attempt))
+        new = [each for each in seen if each[0].startswith(b"after")]
+        assert new == [(b"after %d" % number, 1) for number in range(6)]
+        assert caplog.text.count("store was begun anew") == 1
+
+
+async def test_a_new_store_gets_no_old_acknowledgement(daemon: Daemon) -> None:
+    async with Node(daemon.socket) as node:
+        loop = node.messages(auto_ack=False)
+        await node.send_messages(node.peer_id, [b"before"] * 4)
+        last = [await loop.__anext__() for _ in range(4)]
+        daemon.kill()
+        # Done while nobody can be told.
+        telling = [asyncio.ensure_future(message.ack()) for message in last]
+        await asyncio.sleep(0.1)
+        shutil.rmtree(daemon.directory / "state")
+        await asyncio.to_thread(daemon.start)
+        await node.send_messages(daemon.peer_id, [b"%d" % number for number in range(6)])
+        await within(asyncio.gather(*telling))
+        await within(loop.aclose())
+    async with Node(daemon.socket) as node, node.messages() as inbox:
+        got = [(await asyncio.wait_for(inbox.__anext__(), 20)).payload for _ in range(6)]
+        assert got == [b"%d" % number for number in range(6)]
+
+
+async def test_a_late_acknowledgement_is_not_for_a_new_store(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2p_node._listen._LINGER", 0.01)
+    async with Node(daemon.socket) as node:
+        await node.send_message(node.peer_id, b"before")
+        loop = node.messages()
+        late = await loop.__anext__()
+        subscription = loop._subscription
+        assert subscription is not None
+        del loop
+        await within(asyncio.wait([subscription._reader]))
+        await wiped(daemon)
+        # On the daemon's disk before the consumer asks anew.
+        await node.send_message(daemon.peer_id, b"after")
+        with pytest.raises(FailedPrecondition, match="comes again"):
+            await late.ack()
+        assert (await asyncio.wait_for(node.messages().__anext__(), 20)).payload == b"after"

@@ -15,8 +15,10 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import Generic, TypeVar
 
+import grpc.aio
+
 from ._connection import Backoff, Connection, StreamCall, log
-from .errors import AlreadyExists, Closed, Internal, P2PError, daemon_lost
+from .errors import AlreadyExists, Closed, FailedPrecondition, Internal, P2PError, daemon_lost, from_rpc
 from .message import Received, Route
 from .v1 import message_pb2 as pb
 
@@ -70,6 +72,10 @@ class Subscription(Generic[R]):
         # Cursors: of what is done, and of what the daemon knows to be done.
         self._acked = 0
         self._confirmed = 0
+        # Which inbox the cursors are of, and the daemon's start that said so.
+        self._inbox_id = ""
+        self._instance_id = ""
+        self._begun = asyncio.Event()
         self._to_ack = asyncio.Event()
         self._ack_now = asyncio.Event()
         self._ack_moved = asyncio.Event()
@@ -253,7 +259,7 @@ class Subscription(Generic[R]):
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
-        for event in (self._more, self._ack_moved, self._fewer, self._to_ack):
+        for event in (self._more, self._ack_moved, self._fewer, self._to_ack, self._begun):
             event.set()
 
     def _over(self, task: asyncio.Task[None]) -> None:
@@ -281,6 +287,7 @@ class Subscription(Generic[R]):
             except P2PError as error:
                 if not daemon_lost(error):
                     return self._fail(error)
+                self._instance_id = ""
                 busy_since = 0.0
                 await backoff.wait()
 
@@ -297,7 +304,7 @@ class Subscription(Generic[R]):
                     frame = await self._connection.read(call, "Listen")
                     if frame.HasField("ready"):
                         backoff.reset()
-                        self._begin(frame.ready.cursor, confirmed)
+                        self._begin(frame.ready, confirmed)
                     else:
                         self._keep(frame.deliveries)
                     while len(self._frames) >= _READ_AHEAD:
@@ -306,26 +313,42 @@ class Subscription(Generic[R]):
             finally:
                 call.cancel()
 
-    def _begin(self, cursor: int, confirmed: int) -> None:
+    def _begin(self, ready: pb.ListenReady, confirmed: int) -> None:
         """A stream begins, after what the daemon knows to be acknowledged.
 
         `confirmed` is what it had confirmed before.
         """
-        if cursor < confirmed:
+        cursor, before = ready.cursor, self._inbox_id
+        self._inbox_id, self._instance_id = ready.inbox_id, ready.instance_id
+        if before and ready.inbox_id and ready.inbox_id != before:
+            log.warning(
+                "channel %r: the daemon's store was begun anew, and its messages with it; what came before "
+                "cannot be acknowledged any more; going on at cursor %d",
+                self.channel,
+                cursor,
+            )
+            self._forget(cursor)
+        elif cursor < confirmed:
             log.warning(
                 "channel %r: the daemon's store is older than it was (a backup?); going back to cursor %d",
                 self.channel,
                 cursor,
             )
-            self._frames.clear()
-            self._open.clear()
-            self._unacked.clear()
-            self._again.clear()
-            self._acked = self._confirmed = self._received = cursor
+            self._forget(cursor)
         elif not self._received:
             self._acked = self._confirmed = self._received = cursor
         self._confirm(cursor)
         self._overlap = True
+        self._begun.set()
+
+    def _forget(self, cursor: int) -> None:
+        """Begins anew at `cursor`: those before are of other messages."""
+        self._frames.clear()
+        self._open.clear()
+        self._unacked.clear()
+        self._again.clear()
+        self._acked = self._confirmed = self._received = cursor
+        self._fewer.set()
 
     def _keep(self, deliveries: pb.Deliveries) -> None:
         frame = list(deliveries.deliveries)
@@ -344,27 +367,66 @@ class Subscription(Generic[R]):
             self._more.set()
 
     async def _acknowledge(self) -> None:
+        backoff = Backoff(longest=0.5)
         while True:
             await self._to_ack.wait()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._ack_now.wait(), _ACK_PAUSE)
             self._to_ack.clear()
             self._ack_now.clear()
-            cursor = self._acked
-            if cursor > self._confirmed:
-                try:
+            try:
+                await self._same_daemon()
+                # Only now: it may have been of another inbox before.
+                cursor, inbox_id = self._acked, self._inbox_id
+                if cursor > self._confirmed:
                     await self._tell_acked(cursor)
-                except P2PError as error:
-                    log.warning("channel %r: cursor %d is not acknowledged: %s", self.channel, cursor, error)
-                    self._ack_error = error
-                    return self._fail(error)
-                self._confirm(cursor)
+                    if inbox_id == self._inbox_id:
+                        self._confirm(min(cursor, self._acked))
+                    backoff.reset()
+            except P2PError as error:
+                if daemon_lost(error):
+                    self._to_ack.set()
+                    await backoff.wait()
+                    continue
+                log.warning("channel %r: what is done is not acknowledged: %s", self.channel, error)
+                self._ack_error = error
+                return self._fail(error)
             if self._error is not None and self._acked <= self._confirmed:
                 break
 
+    async def _same_daemon(self) -> None:
+        """Waits until the daemon that is called is the one that the cursors are of.
+
+        A cursor of another inbox would acknowledge what nobody has seen.
+
+        Raises:
+            FailedPrecondition: that cannot be found out any more.
+
+        """
+        if self._error is not None:
+            # No stream tells of a restart.
+            await self._connection.refresh()
+        while self._instance_id != self._connection.status.instance_id:
+            if self._error is not None:
+                raise FailedPrecondition(
+                    "the daemon was restarted after this loop had ended; what it did last comes again",
+                    reason="DAEMON_RESTARTED",
+                )
+            if self._instance_id:
+                # One of the two is behind.
+                await self._connection.refresh()
+                await asyncio.sleep(_ACK_PAUSE)
+            else:
+                self._begun.clear()
+                await self._begun.wait()
+
     async def _tell_acked(self, cursor: int) -> None:
         request = pb.AckRequest(channel=self.channel, consumer=self.consumer, cursor=cursor)
-        await self._connection.call("Ack", lambda stub, left: stub.Ack(request, timeout=left), None)
+        with self._connection.using() as stub:
+            try:
+                await stub.Ack(request)
+            except grpc.aio.AioRpcError as failure:
+                raise from_rpc(failure, "Ack") from None
 
     def _confirm(self, cursor: int) -> None:
         self._confirmed = max(self._confirmed, cursor)
