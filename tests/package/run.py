@@ -14,6 +14,7 @@ from __future__ import annotations
 import configparser
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -27,8 +28,8 @@ from pathlib import Path
 
 UNIT = "p2p-node.service"
 NAME = "p2p-node"
-# Of the package's own machine: what is built here runs there.
-RELEASE = "bookworm"
+# Of this machine: what is built here runs there.
+RELEASE = platform.freedesktop_os_release()["VERSION_CODENAME"]
 DEADLINE = 60.0
 # Of commands that users type.
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp", "LC_ALL": "C"}
@@ -73,7 +74,8 @@ def main(package: Path) -> None:
 def bootstrap(root: Path) -> None:
     """Makes the bare Debian, from where this machine's apt gets its own."""
     sites = run("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)").split("\n")
-    mirror = next(site.split()[0] for site in sites if site.endswith(f" {RELEASE}"))
+    known = (site.split()[0] for site in sites if site.endswith(f" {RELEASE}"))
+    mirror = next(known, "http://deb.debian.org/debian")
     # systemd for systemd-analyze, man-db because the unit names a man page.
     include = "--include=systemd,adduser,man-db"
     run("debootstrap", "--variant=minbase", include, RELEASE, str(root), mirror)
