@@ -27,8 +27,8 @@ use crate::{
 const INVITE_EXAMPLES: &str = "\
 A ticket is good for one node. Hand it over by a way that nobody else reads.
 
-Without a terminal, or with --json, it prints the ticket and ends; the ticket
-stays good. Whoever has the ticket can join: one that got into the wrong hands
+Without a terminal, or with --json, it prints a JSON object and ends; the ticket
+in it stays good. Whoever has the ticket can join: one that got into the wrong hands
 cannot be called back, so let it expire soon.
 
 Examples:
@@ -70,7 +70,8 @@ pub(super) struct InviteArgs {
 #[derive(Debug, Args)]
 #[command(after_help = JOIN_EXAMPLES)]
 pub(super) struct JoinArgs {
-    /// What `p2p-node invite` printed; `-` reads it from stdin
+    /// The ticket, or the object that `p2p-node invite` printed; `-` reads it
+    /// from stdin
     #[arg(required = true, value_name = "TICKET")]
     ticket: Vec<String>,
     /// What to call the node that invites [default: what it calls itself]
@@ -90,10 +91,7 @@ pub(super) async fn invite(args: InviteArgs, global: &Global, out: Out) -> Resul
     let changes = if waits { Some(changes(&mut client).await?) } else { None };
     let request = InviteRequest { expires_ms, alias: args.alias.unwrap_or_default() };
     let invitation = answer(ANSWER, client.invite(request)).await?;
-    if out.json() {
-        return out.object(&invitation);
-    }
-    let Some(changes) = changes else { return out.line(&clean(&invitation.ticket)) };
+    let Some(changes) = changes else { return out.object(&invitation) };
     let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     out.line(&invitation_text(&invitation, args.expires, colours)?)?;
     out.line(WAITING)?;
@@ -138,7 +136,8 @@ fn arrived_text(peer: &Peer) -> String {
 
 /// Redeems a ticket.
 pub(super) async fn join(args: JoinArgs, global: &Global, out: Out) -> Result<(), Failure> {
-    let ticket = if args.ticket == ["-"] { from_stdin()? } else { args.ticket.concat() };
+    let text = if args.ticket == ["-"] { from_stdin()? } else { args.ticket.concat() };
+    let ticket = ticket_in(text)?;
     let mut client = connect(global).await?;
     let request = JoinRequest { ticket, alias: args.alias.unwrap_or_default() };
     let joined = answer(JOIN_ANSWER, client.join(request)).await?;
@@ -146,6 +145,19 @@ pub(super) async fn join(args: JoinArgs, global: &Global, out: Out) -> Result<()
         return out.object(&joined);
     }
     out.line(&joined_text(&joined))
+}
+
+/// The ticket of a text that is one, or the JSON that holds one.
+fn ticket_in(text: String) -> Result<String, Failure> {
+    if !text.trim_start().starts_with('{') {
+        return Ok(text);
+    }
+    let object: serde_json::Value = serde_json::from_str(&text)
+        .map_err(|error| Failure::Usage(format!("what was given as ticket is damaged JSON: {error}")))?;
+    let ticket = object.get("ticket").and_then(serde_json::Value::as_str);
+    ticket.map(ToOwned::to_owned).ok_or_else(|| {
+        Failure::Usage("what was given as ticket is JSON without one; give what `p2p-node invite` printed".to_owned())
+    })
 }
 
 fn from_stdin() -> Result<String, Failure> {
@@ -203,6 +215,16 @@ mod tests {
     use crate::proto::Route;
 
     const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_ticket_is_found_in_what_invite_prints() {
+        for text in ["ABC", " ABC\n", r#"{"ticket":"ABC","lan_only":true}"#, " {\n\"ticket\": \"ABC\"}\n"] {
+            assert_eq!(ticket_in(text.to_owned()).ok().as_deref().map(str::trim), Some("ABC"), "{text}");
+        }
+        for text in ["{", "{}", r#"{"ticket":1}"#] {
+            assert!(ticket_in(text.to_owned()).is_err(), "{text}");
+        }
+    }
 
     fn invitation() -> InviteResponse {
         InviteResponse {
