@@ -62,7 +62,7 @@ fn forward() -> impl Strategy<Value = Forward> {
     let ephemeral = (any::<u64>(), channel(), content())
         .prop_map(|(number, channel, content)| Forward::Ephemeral(Ephemeral { number, channel, content }));
     let roles = collection::vec("[a-zA-Z0-9._-]{1,32}", 0..=MAX_ROLES);
-    let presence = ("[a-z0-9._-]{0,45}", roles, "\\PC{0,64}")
+    let presence = ("([a-z0-9._][a-z0-9._-]{0,44})?", roles, "\\PC{0,64}")
         .prop_map(|(name, roles, text)| Forward::Presence(Presence { name, roles, text }));
     prop_oneof![hello, open, data, skip, query, ephemeral, presence, Just(Forward::Bye)]
 }
