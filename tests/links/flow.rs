@@ -112,9 +112,13 @@ fn is_live(event: &NodeEvent) -> bool {
 async fn simultaneous_dials_end_in_one_link_each_way() {
     for (quic_a, quic_b) in [(true, true), (false, true), (false, false)] {
         let (mut a, mut b) = trusting_pair().await;
-        let (one, other) = tokio::join!(a.connect(&b, quic_a), b.connect(&a, quic_b));
-        one.unwrap();
-        other.unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        // Dials over TCP come from the ports that are listened on. Two that
+        // cross become one connection, which each side takes for its own (RFC
+        // 9293, 3.5): both fail then, and are made again, as a redial does.
+        while let (Err(error), _) | (_, Err(error)) = tokio::join!(a.connect(&b, quic_a), b.connect(&a, quic_b)) {
+            assert!(!quic_a && !quic_b && Instant::now() < deadline, "{error:?}");
+        }
         let (of_a, of_b) = tokio::join!(live_links(&mut a), live_links(&mut b));
         assert_eq!((of_a.0.len(), of_a.1.len()), (1, 1), "links of a");
         assert_eq!((of_b.0.len(), of_b.1.len()), (1, 1), "links of b");
