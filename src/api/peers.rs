@@ -49,21 +49,23 @@ impl Api {
         let wanted = only.map(|only| only.iter().collect::<HashSet<_>>());
         let asked = |peer: &PeerId| wanted.as_ref().is_none_or(|wanted| wanted.contains(peer));
         let mut known: BTreeMap<PeerId, Known> = BTreeMap::new();
-        let book = match only {
-            Some(only) => self.delivery.book_peers(only.to_vec()).await?,
-            None => self.delivery.book().await?,
+        let (book, waiting) = match only {
+            Some(only) => {
+                (self.delivery.book_peers(only.to_vec()).await?, self.delivery.waiting_for(only.to_vec()).await?)
+            }
+            None => (self.delivery.book().await?, self.delivery.waiting().await?),
         };
         for peer in book {
             let id = peer.peer;
             known.entry(id).or_default().book = Some(peer);
         }
-        for view in self.views(only).await?.into_iter().filter(|view| asked(&view.peer)) {
+        for view in self.views(only).await? {
             let id = view.peer;
             known.entry(id).or_default().view = Some(view);
         }
-        for (peer, queued, _) in self.delivery.waiting().await? {
+        for (peer, queued) in waiting {
             // A peer that is in no list still has messages waiting.
-            if known.contains_key(&peer) || (queued.messages > 0 && asked(&peer)) {
+            if known.contains_key(&peer) || queued.messages > 0 {
                 known.entry(peer).or_default().queued = queued;
             }
         }

@@ -51,7 +51,7 @@ impl Announcements {
             open.all.remove(&number);
             return Err(DeliveryError::TooMany {
                 what: "roles announced by all apps of this node",
-                used: MAX_ROLES as u64,
+                used: open.roles().len() as u64,
                 max: MAX_ROLES as u64,
                 remedy: "announce fewer, or end another SetPresence",
             });

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     protocol::PeerState,
-    store::{Buried, Fill, Final, PageStart, Progress, SentRecord},
+    store::{Buried, Db, Fill, Final, PageStart, Progress, SentRecord},
     types::{Channel, Epoch, Seq},
 };
 
@@ -111,12 +111,21 @@ impl Delivery {
         Ok((waiting.filter(|record| !matches!(record.progress, Progress::Done(_))).collect(), next))
     }
 
-    /// Messages and bytes that wait, and messages lost by a restore, per peer.
+    /// Messages and bytes that wait, per peer.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn waiting(&self) -> Result<Vec<(PeerId, Fill, u64)>, DeliveryError> {
+    pub async fn waiting(&self) -> Result<Vec<(PeerId, Fill)>, DeliveryError> {
         Ok(self.inner.store.write(|db| db.outbox_by_peer()).await?)
+    }
+
+    /// The same of some peers, without looking at the others.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn waiting_for(&self, peers: Vec<PeerId>) -> Result<Vec<(PeerId, Fill)>, DeliveryError> {
+        let read = move |db: &mut Db| peers.iter().map(|peer| Ok((*peer, db.outbox_of(peer)?))).collect();
+        Ok(self.inner.store.write(read).await?)
     }
 
     /// Takes a message back; waits until `deadline` for the peer to say

@@ -97,20 +97,31 @@ impl Db {
         Ok((records, next))
     }
 
-    /// Messages and bytes that wait, and messages lost by a restore, per peer.
+    /// Messages and bytes that wait, per peer.
     ///
     /// # Errors
     /// When SQLite refuses.
-    pub fn outbox_by_peer(&self) -> Result<Vec<(PeerId, crate::store::Fill, u64)>, StoreError> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT peer, sum(messages), sum(bytes), sum(lost) FROM out_lane GROUP BY peer")?;
+    pub fn outbox_by_peer(&self) -> Result<Vec<(PeerId, crate::store::Fill)>, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT peer, sum(messages), sum(bytes) FROM out_lane GROUP BY peer")?;
         let rows = statement.query_map([], |row| {
             let number = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
             let fill = crate::store::Fill { messages: number(1)?, bytes: number(2)? };
-            Ok((peer(&row.get::<_, Vec<u8>>(0)?)?, fill, number(3)?))
+            Ok((peer(&row.get::<_, Vec<u8>>(0)?)?, fill))
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Messages and bytes that wait for one peer.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn outbox_of(&self, peer: &PeerId) -> Result<crate::store::Fill, StoreError> {
+        let sql = "SELECT ifnull(sum(messages), 0), ifnull(sum(bytes), 0) FROM out_lane WHERE peer = ?1";
+        Ok(self.connection.prepare_cached(sql)?.query_row([peer.to_bytes()], |row| {
+            let number = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
+            Ok(crate::store::Fill { messages: number(0)?, bytes: number(1)? })
+        })?)
     }
 
     /// Keeps pace with what is added to a lane's lines.
