@@ -275,6 +275,10 @@ fn swarm_config(settings: &Settings, listen: Vec<swarm::ListenAddress>) -> Swarm
     let limits = &settings.limits;
     SwarmConfig {
         listen,
+        external: settings.external.clone(),
+        bootstrap: settings.bootstrap.clone(),
+        relays: settings.relay.clone(),
+        serve: settings.serve,
         mdns: settings.mdns,
         trust_open: settings.trust_open,
         max_message_bytes: limits.max_message_bytes,

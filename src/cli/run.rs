@@ -14,6 +14,8 @@ then these flags.
 Examples:
   p2p-node run
   p2p-node run --listen /ip4/0.0.0.0/udp/4001/quic-v1 --log debug
+  p2p-node run --relay /dns4/relay.example.org/udp/4001/quic-v1/p2p/12D3KooW...
+  p2p-node run --serve on --external /ip4/203.0.113.1/udp/4001/quic-v1
   p2p-node run --state-dir /tmp/a --socket /tmp/a.sock --no-mdns";
 
 /// Flags of `run`.
@@ -26,6 +28,21 @@ pub(super) struct RunArgs {
     /// Listen here instead of the default addresses; repeatable
     #[arg(long, value_name = "MULTIADDR")]
     listen: Vec<String>,
+    /// An address at which this node is reachable from outside, such as that of
+    /// a forwarded port; repeatable
+    #[arg(long, value_name = "MULTIADDR")]
+    external: Vec<String>,
+    /// A node to ask for others; ends in /p2p/PEER_ID; repeatable
+    #[arg(long, value_name = "MULTIADDR")]
+    bootstrap: Vec<String>,
+    /// A node through which others reach this one when it is behind a NAT;
+    /// asked for others too; ends in /p2p/PEER_ID; repeatable
+    #[arg(long, value_name = "MULTIADDR")]
+    relay: Vec<String>,
+    /// Serve others as relay: trusted peers if publicly reachable, everyone, or
+    /// nobody
+    #[arg(long, value_name = "WHOM", value_parser = ["auto", "on", "off"])]
+    serve: Option<String>,
     /// Take messages from peers in the address book, or from everyone
     #[arg(long, value_name = "WHOM", value_parser = ["known", "open"])]
     trust: Option<String>,
@@ -45,6 +62,10 @@ impl RunArgs {
         Flags {
             state_dir: self.state_dir,
             listen: self.listen,
+            external: self.external,
+            bootstrap: self.bootstrap,
+            relay: self.relay,
+            serve: self.serve,
             trust: self.trust,
             mdns: self.no_mdns.then_some(false),
             log: self.log,

@@ -20,6 +20,14 @@ pub struct Flags {
     pub state_dir: Option<PathBuf>,
     /// `--listen`, which replaces the default addresses.
     pub listen: Vec<String>,
+    /// `--external`
+    pub external: Vec<String>,
+    /// `--bootstrap`
+    pub bootstrap: Vec<String>,
+    /// `--relay`
+    pub relay: Vec<String>,
+    /// `--serve`
+    pub serve: Option<String>,
     /// `--trust`
     pub trust: Option<String>,
     /// `--no-mdns` is `Some(false)`.
@@ -47,6 +55,10 @@ pub(super) struct Raw {
     pub(super) state_dir: Text,
     pub(super) socket_group: Text,
     pub(super) listen: Option<Written<Vec<String>>>,
+    pub(super) external: Option<Written<Vec<String>>>,
+    pub(super) bootstrap: Option<Written<Vec<String>>>,
+    pub(super) relay: Option<Written<Vec<String>>>,
+    pub(super) serve: Text,
     pub(super) mdns: Text,
     pub(super) trust: Text,
     pub(super) log: Text,
@@ -74,6 +86,10 @@ pub(super) fn read(layers: &Figment, problems: &mut Vec<Problem>) -> Raw {
         state_dir: reader.text("state_dir"),
         socket_group: reader.text("socket_group"),
         listen: reader.list("listen"),
+        external: reader.list("external"),
+        bootstrap: reader.list("bootstrap"),
+        relay: reader.list("relay"),
+        serve: reader.text("serve"),
         mdns: reader.text("mdns"),
         trust: reader.text("trust"),
         log: reader.text("log"),
@@ -273,6 +289,10 @@ impl Provider for FlagLayer<'_> {
             }
         };
         set("listen", (!flags.listen.is_empty()).then(|| flags.listen.clone().into()));
+        for (key, list) in [("external", &flags.external), ("bootstrap", &flags.bootstrap), ("relay", &flags.relay)] {
+            set(key, (!list.is_empty()).then(|| list.clone().into()));
+        }
+        set("serve", flags.serve.clone().map(Value::from));
         set("trust", flags.trust.clone().map(Value::from));
         set("mdns", flags.mdns.map(Value::from));
         set("log", flags.log.clone().map(Value::from));

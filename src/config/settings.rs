@@ -3,13 +3,14 @@
 use std::{fmt::Display, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
-use libp2p::{Multiaddr, multiaddr::Protocol};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
 use super::{
     Environment, Flags, Origin, Problem, paths,
     raw::{Raw, Text, Written},
 };
 use crate::{
+    node::{PeerAddresses, Serve},
     telemetry,
     types::{Content, MAX_ALIAS_BYTES, MAX_HEADER_BYTES, MESSAGE_BYTES_RANGE, is_alias, to_alias},
 };
@@ -26,6 +27,10 @@ const DEFAULT_LISTEN: [&str; 4] =
 const FALLBACK_NAME: &str = "p2p-node";
 /// Each address costs a socket, and each is told to every peer.
 const MAX_LISTEN: usize = 16;
+/// Each is told to every peer.
+const MAX_EXTERNAL: usize = 16;
+/// Nodes of a fleet that others are to be found and reached through are few.
+const MAX_PEER_ADDRESSES: usize = 64;
 /// As `useradd` has it.
 const MAX_GROUP_BYTES: usize = 32;
 /// More than any disk this runs on, and far from overflow.
@@ -46,6 +51,14 @@ pub struct Settings {
     pub socket_group: String,
     /// Addresses to listen on; at least one.
     pub listen: Vec<ListenAddress>,
+    /// Addresses at which this node is known to be reachable from outside.
+    pub external: Vec<Multiaddr>,
+    /// Nodes that are asked for others.
+    pub bootstrap: Vec<PeerAddresses>,
+    /// Nodes through which others reach this one; asked for others too.
+    pub relay: Vec<PeerAddresses>,
+    /// Whom this node serves as relay and bootstrap.
+    pub serve: Serve,
     /// Find peers on the local network.
     pub mdns: bool,
     /// Accept messages from everyone instead of the address book.
@@ -103,6 +116,10 @@ pub(super) fn validate(raw: Raw, flags: &Flags, env: &Environment, problems: &mu
         name: check.name(raw.name, env.host_name.as_deref()),
         socket_group: check.group(raw.socket_group),
         listen: check.listen(raw.listen),
+        external: check.external(raw.external),
+        bootstrap: check.peers(raw.bootstrap),
+        relay: check.peers(raw.relay),
+        serve: check.serve(raw.serve),
         mdns: check.switch(raw.mdns, true),
         trust_open: check.trust(raw.trust),
         log: check.log(raw.log),
@@ -188,6 +205,74 @@ impl Check<'_> {
                 Err(format!("must be from {} to {}", human(range.start()), human(range.end())))
             }
         })
+    }
+
+    fn serve(&mut self, written: Text) -> Serve {
+        self.parsed(written, Serve::Auto, |text| match text {
+            "auto" => Ok(Serve::Auto),
+            "on" | "true" => Ok(Serve::On),
+            "off" | "false" => Ok(Serve::Off),
+            _ => {
+                Err("must be \"auto\" (trusted peers, where publicly reachable), \"on\" (everyone) or \"off\""
+                    .to_owned())
+            }
+        })
+    }
+
+    fn external(&mut self, written: Option<Written<Vec<String>>>) -> Vec<Multiaddr> {
+        const EXAMPLE: &str = "write it like /ip4/203.0.113.1/udp/4001/quic-v1 or /dns4/relay.example.org/tcp/4001";
+        self.addresses(written, MAX_EXTERNAL, |text| match address(text) {
+            Some((address, None)) => Ok(address),
+            Some((_, Some(_))) => Err(format!("must not end in /p2p/...; {EXAMPLE}")),
+            None => Err(format!("is no address of TCP or of UDP with quic-v1; {EXAMPLE}")),
+        })
+    }
+
+    /// Addresses of one peer are gathered: they lead to one node.
+    fn peers(&mut self, written: Option<Written<Vec<String>>>) -> Vec<PeerAddresses> {
+        const EXAMPLE: &str = "write it like /dns4/relay.example.org/udp/4001/quic-v1/p2p/12D3KooW...";
+        let all = self.addresses(written, MAX_PEER_ADDRESSES, |text| match address(text) {
+            Some((address, Some(peer))) => Ok((peer, address)),
+            Some((_, None)) => {
+                Err(format!("does not end in /p2p/PEER_ID, so that nobody knows who should answer; {EXAMPLE}"))
+            }
+            None => Err(format!("is no address of TCP or of UDP with quic-v1 that ends in /p2p/PEER_ID; {EXAMPLE}")),
+        });
+        let mut peers: Vec<PeerAddresses> = Vec::new();
+        for (peer, address) in all {
+            match peers.iter_mut().find(|known| known.peer == peer) {
+                Some(known) => known.addresses.push(address),
+                None => peers.push(PeerAddresses { peer, addresses: vec![address] }),
+            }
+        }
+        peers
+    }
+
+    fn addresses<T: PartialEq>(
+        &mut self,
+        written: Option<Written<Vec<String>>>,
+        max: usize,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
+        let Some(Written { key, value: texts, origin }) = written else { return Vec::new() };
+        let mut refuse = |value: Option<&str>, what: String| {
+            let value = value.map(str::to_owned);
+            self.problems.push(Problem { key: key.to_owned(), value, origin: origin.clone(), what });
+        };
+        // What a list without entries looks like in the environment.
+        let texts: Vec<&String> = texts.iter().filter(|text| !text.is_empty()).collect();
+        if texts.len() > max {
+            refuse(None, format!("has {} addresses; it can have {max} at most", texts.len()));
+        }
+        let mut all = Vec::new();
+        for text in texts.into_iter().take(max) {
+            match parse(text) {
+                Err(what) => refuse(Some(text), what),
+                Ok(value) if all.contains(&value) => refuse(Some(text), "is there twice; remove one".to_owned()),
+                Ok(value) => all.push(value),
+            }
+        }
+        all
     }
 
     fn trust(&mut self, written: Text) -> bool {
@@ -287,6 +372,27 @@ fn listen_address(text: &str) -> Result<Multiaddr, String> {
         | [Protocol::Ip4(_) | Protocol::Ip6(_), Protocol::Udp(_), Protocol::QuicV1] => Ok(addr),
         _ => Err(format!("is no address to listen on: an IP address with TCP, or with UDP and quic-v1; {EXAMPLES}")),
     }
+}
+
+/// An address to dial, and whom it leads to if it says so.
+fn address(text: &str) -> Option<(Multiaddr, Option<PeerId>)> {
+    let mut addr: Multiaddr = text.parse().ok()?;
+    let peer = match addr.iter().last()? {
+        Protocol::P2p(peer) => Some(peer),
+        _ => None,
+    };
+    if peer.is_some() {
+        addr.pop();
+    }
+    let parts: Vec<Protocol<'_>> = addr.iter().collect();
+    let (host, rest) = parts.split_first()?;
+    let dns = matches!(host, Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_));
+    let ip = matches!(host, Protocol::Ip4(_) | Protocol::Ip6(_));
+    let transport = match rest {
+        [Protocol::Tcp(port)] | [Protocol::Udp(port), Protocol::QuicV1] => *port != 0,
+        _ => false,
+    };
+    ((dns || ip) && transport).then_some((addr, peer))
 }
 
 fn bounds<T: Display>(range: &RangeInclusive<T>) -> String {

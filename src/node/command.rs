@@ -3,7 +3,7 @@
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 
-use super::{Connected, Joined, NetworkView, NodeError, PeerView, Pong, Reachable};
+use super::{Connected, Joined, NetworkView, NodeError, PathView, PeerView, Pong, ReachView, Reachable};
 use crate::wire::join::JoinRequest;
 
 /// Answer channel of a command. The task ignores a caller that went away.
@@ -28,6 +28,11 @@ pub enum Command {
     Want(PeerId, bool),
     /// The state of the network.
     View(Reply<NetworkView>),
+    /// How this node can be reached.
+    Reach(Reply<ReachView>),
+    /// How a peer is reached and what was tried; `None` if nothing is known of
+    /// it.
+    Path(PeerId, Reply<Option<PathView>>),
     /// The state of some peers; of those of which nothing is known, none.
     ViewPeers(Vec<PeerId>, Reply<Vec<PeerView>>),
     /// Answers: a sign that the task goes round.

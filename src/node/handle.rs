@@ -5,7 +5,7 @@ use std::time::Duration;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Command, DialTarget, NodeError, PeerPolicy, command::Reply};
+use super::{Command, DialTarget, NodeError, PathView, PeerPolicy, ReachView, command::Reply};
 use crate::{
     types::Route,
     wire::join::{JoinAnswer, JoinRequest},
@@ -193,6 +193,23 @@ impl Node {
     /// [`NodeError::Closed`].
     pub async fn view(&self) -> Result<NetworkView, NodeError> {
         self.ask(Command::View).await
+    }
+
+    /// How this node can be reached at this moment.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub async fn reach(&self) -> Result<ReachView, NodeError> {
+        self.ask(Command::Reach).await
+    }
+
+    /// How a peer is reached and what was tried; `None` if nothing is known of
+    /// it.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub async fn path(&self, peer: PeerId) -> Result<Option<PathView>, NodeError> {
+        self.ask(|reply| Command::Path(peer, reply)).await
     }
 
     /// One peer at this moment; `None` if nothing is known of it.

@@ -2,7 +2,7 @@
 
 use libp2p::{
     allow_block_list::{self, BlockedPeers},
-    identify, mdns, memory_connection_limits, ping,
+    identify, mdns, memory_connection_limits, ping, relay,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
@@ -24,6 +24,8 @@ pub(super) struct Behaviour {
     pub(super) ping: ping::Behaviour,
     /// Finds peers on the local network.
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
+    /// Reaches peers, and is reached, through relays.
+    pub(super) relay_client: relay::client::Behaviour,
     /// Opens and accepts the substreams of links.
     pub(super) link: link::behaviour::Behaviour,
     /// Carries tickets and the answers to them.

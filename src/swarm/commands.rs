@@ -34,6 +34,8 @@ impl Task {
             Command::Want(peer, wanted) => self.want(peer, wanted, now),
             Command::Reachable(reply) => drop(reply.send(reach::best_first(&self.listeners.addresses()))),
             Command::View(reply) => drop(reply.send(self.view())),
+            Command::Reach(reply) => drop(reply.send(self.reach_view())),
+            Command::Path(peer, reply) => drop(reply.send(self.path_view(peer, now))),
             Command::ViewPeers(peers, reply) => {
                 let view = |peer| self.peers.get(&peer).map(|entry| entry.view(peer));
                 drop(reply.send(peers.into_iter().filter_map(view).collect()));

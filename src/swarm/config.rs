@@ -3,12 +3,21 @@
 use libp2p::Multiaddr;
 
 use super::ConnectionLimits;
+use crate::node::{PeerAddresses, Serve};
 
 /// Settings of the network.
 #[derive(Debug, Clone)]
 pub struct SwarmConfig {
     /// Addresses to bind.
     pub listen: Vec<ListenAddress>,
+    /// Addresses at which this node is known to be reachable.
+    pub external: Vec<Multiaddr>,
+    /// Nodes that are asked for others.
+    pub bootstrap: Vec<PeerAddresses>,
+    /// Nodes through which others are to reach this one.
+    pub relays: Vec<PeerAddresses>,
+    /// Whom this node serves.
+    pub serve: Serve,
     /// Look for peers on the local network.
     pub mdns: bool,
     /// Treat every peer as trusted as far as links go.

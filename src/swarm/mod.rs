@@ -37,6 +37,7 @@ mod sink;
 mod task;
 mod timers;
 mod transport;
+mod view;
 
 use libp2p::identity::Keypair;
 use tokio::{sync::mpsc, task::JoinHandle};

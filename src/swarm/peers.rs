@@ -85,6 +85,10 @@ pub(super) struct Connection {
     pub(super) id: ConnectionId,
     pub(super) route: Route,
     pub(super) address: Multiaddr,
+    /// This side dialled.
+    pub(super) dialled: bool,
+    /// When it was established.
+    pub(super) since: Instant,
     /// Pings in a row without an answer.
     pub(super) missed_pings: u32,
 }

@@ -2,8 +2,9 @@
 
 use std::{io, num::NonZeroU8, time::Duration};
 
+use futures::{AsyncRead, AsyncWrite};
 use libp2p::{
-    PeerId, Swarm, Transport as _, allow_block_list,
+    PeerId, Swarm, Transport, allow_block_list,
     core::{
         muxing::StreamMuxerBox,
         transport::{Boxed, timeout::TransportTimeout},
@@ -11,7 +12,7 @@ use libp2p::{
     },
     dns, identify,
     identity::{Keypair, PublicKey},
-    mdns, memory_connection_limits, noise, ping, quic, swarm, tcp, yamux,
+    mdns, memory_connection_limits, noise, ping, quic, relay, swarm, tcp, yamux,
 };
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
@@ -77,10 +78,13 @@ const MDNS_QUERY_INTERVAL: Duration = Duration::from_secs(30);
 /// # Errors
 /// [`SwarmError::Noise`].
 pub(super) fn build(config: &SwarmConfig, keypair: Keypair) -> Result<Swarm<Behaviour>, SwarmError> {
-    let transport = TransportTimeout::new(with_names(&keypair)?, CONNECTION_TIMEOUT).boxed();
     let public = keypair.public();
     let local = public.to_peer_id();
-    Ok(Swarm::new(transport, behaviour(config, &public), local, swarm_config()))
+    let (circuits, relay_client) = relay::client::new(local);
+    let circuits = secured(circuits, &keypair)?;
+    let transport = circuits.or_transport(with_names(&keypair)?).map(|either, _| either.into_inner());
+    let transport = TransportTimeout::new(transport, CONNECTION_TIMEOUT).boxed();
+    Ok(Swarm::new(transport, behaviour(config, &public, relay_client), local, swarm_config()))
 }
 
 /// Resolves names with the system's settings, or not at all where there are
@@ -98,21 +102,32 @@ fn with_names(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, nois
 
 /// QUIC, and TCP with Noise and yamux.
 fn plain(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
-    let tcp = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
-        .map(|stream: tcp::tokio::TcpStream, _| {
-            // Without it a dead connection is noticed by pings, later.
-            if let Err(error) = notice_silence(&stream.0) {
-                debug!(%error, "a TCP connection takes no timeouts");
-            }
-            stream
-        })
-        .upgrade(Version::V1Lazy)
-        .authenticate(noise::Config::new(keypair)?)
-        .multiplex(yamux_config())
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let tcp = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true)).map(|stream: tcp::tokio::TcpStream, _| {
+        // Without it a dead connection is noticed by pings, later.
+        if let Err(error) = notice_silence(&stream.0) {
+            debug!(%error, "a TCP connection takes no timeouts");
+        }
+        stream
+    });
+    let tcp = secured(tcp, keypair)?;
     let quic = quic::tokio::Transport::new(quic_config(quic::Config::new(keypair)))
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     Ok(quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed())
+}
+
+/// Noise and yamux over a plain stream, without waiting for what need not be
+/// waited for.
+fn secured<T>(transport: T, keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error>
+where
+    T: Transport + Send + Unpin + 'static,
+    T::Output: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    T::Error: Send + Sync + 'static,
+    T::Dial: Send,
+    T::ListenerUpgrade: Send,
+{
+    let noise = noise::Config::new(keypair)?;
+    let secured = transport.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux_config());
+    Ok(secured.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))).boxed())
 }
 
 /// Makes the system probe a quiet connection, and give up one on which nothing
@@ -143,11 +158,13 @@ fn quic_config(mut config: quic::Config) -> quic::Config {
 fn swarm_config() -> swarm::Config {
     swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(IDLE_TIMEOUT)
+        // Saves a round trip for each substream.
+        .with_substream_upgrade_protocol_override(Version::V1Lazy)
         .with_max_negotiating_inbound_streams(MAX_NEGOTIATING)
         .with_dial_concurrency_factor(NonZeroU8::new(MAX_DIAL_ADDRESSES as u8).unwrap_or(NonZeroU8::MIN))
 }
 
-fn behaviour(config: &SwarmConfig, public: &PublicKey) -> Behaviour {
+fn behaviour(config: &SwarmConfig, public: &PublicKey, relay_client: relay::client::Behaviour) -> Behaviour {
     Behaviour {
         blocked: allow_block_list::Behaviour::default(),
         limits: limits::Behaviour::new(config.limits),
@@ -162,6 +179,7 @@ fn behaviour(config: &SwarmConfig, public: &PublicKey) -> Behaviour {
         ),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
         mdns: if config.mdns { mdns(public.to_peer_id()).into() } else { None.into() },
+        relay_client,
         link: link::behaviour::Behaviour::new(),
         join: join::behaviour(MAX_STREAMS),
     }

@@ -38,6 +38,10 @@ pub(crate) type InboundLink = (mpsc::Sender<Back>, mpsc::Receiver<Received<Forwa
 pub(crate) fn config(listen: &[&str]) -> SwarmConfig {
     SwarmConfig {
         listen: listen.iter().map(|a| ListenAddress { addr: a.parse().unwrap(), required: true }).collect(),
+        external: Vec::new(),
+        bootstrap: Vec::new(),
+        relays: Vec::new(),
+        serve: p2p_node::node::Serve::Off,
         mdns: false,
         trust_open: false,
         max_message_bytes: 1024 * 1024,

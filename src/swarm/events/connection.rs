@@ -33,9 +33,17 @@ impl Task {
         let route = if endpoint.is_relayed() { crate::types::Route::Relayed } else { route(&address) };
         let entry = self.peers.entry(peer, now);
         let first = entry.connections.is_empty();
-        entry.connections.push(Connection { id, route, address: address.clone(), missed_pings: 0 });
+        let dialled = endpoint.is_dialer();
+        entry.connections.push(Connection {
+            id,
+            route,
+            address: address.clone(),
+            dialled,
+            since: now,
+            missed_pings: 0,
+        });
         entry.steer.connected(id, route, is_quic(&address), now);
-        if endpoint.is_dialer() {
+        if dialled {
             entry.worked(address.clone());
             self.sink.push(NodeEvent::AddressWorked(peer, address.clone()));
         }

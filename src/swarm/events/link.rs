@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use libp2p::{PeerId, Stream, swarm::ConnectionId};
+use libp2p::{PeerId, Stream, StreamProtocol, swarm::ConnectionId};
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -27,10 +27,26 @@ impl Task {
         let Event { peer, connection, kind } = event;
         match kind {
             EventKind::Inbound(stream, place) => self.on_inbound_link(peer, connection, stream, place, now),
-            EventKind::Refused => self.warn_of(peer, &"the peer opens more links than it may; refusing some"),
+            EventKind::Accepted(protocol, stream, place) => {
+                self.on_accepted(peer, connection, &protocol, stream, place, now);
+            }
+            EventKind::Refused => self.warn_of(peer, &"the peer opens more streams than it may; refusing some"),
             EventKind::Opened(token, stream) => self.on_opened(token, stream, now),
             EventKind::Failed(token, error) => self.on_open_failed(token, &error, now),
         }
+    }
+
+    /// A stream of another protocol than that of links.
+    fn on_accepted(
+        &mut self,
+        peer: PeerId,
+        _connection: ConnectionId,
+        protocol: &StreamProtocol,
+        _stream: Stream,
+        _place: OwnedSemaphorePermit,
+        _now: Instant,
+    ) {
+        debug!(%peer, %protocol, "a stream that nobody takes");
     }
 
     fn on_inbound_link(

@@ -50,7 +50,9 @@ pub(in crate::swarm) enum EventKind {
     /// The peer opened a link. The permit is its place among the connection's
     /// links; it is held as long as the stream.
     Inbound(Stream, OwnedSemaphorePermit),
-    /// The peer tried to open more links, or faster, than is allowed.
+    /// The peer opened a stream of another protocol of [`super::ACCEPTED`].
+    Accepted(StreamProtocol, Stream, OwnedSemaphorePermit),
+    /// The peer tried to open more streams, or faster, than is allowed.
     Refused,
     /// A stream asked for is open.
     Opened(Token, Stream),
@@ -130,6 +132,7 @@ impl NetworkBehaviour for Behaviour {
     fn on_connection_handler_event(&mut self, peer: PeerId, connection: ConnectionId, event: THandlerOutEvent<Self>) {
         let kind = match event {
             FromHandler::Inbound(stream, place) => EventKind::Inbound(stream, place),
+            FromHandler::Accepted(protocol, stream, place) => EventKind::Accepted(protocol, stream, place),
             FromHandler::Refused => EventKind::Refused,
             FromHandler::Opened(token, stream) => EventKind::Opened(token, stream),
             FromHandler::Failed(token, error) => EventKind::Failed(token, error),

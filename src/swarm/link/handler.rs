@@ -2,6 +2,8 @@
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
+    future::{Ready, ready},
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -9,7 +11,7 @@ use std::{
 
 use libp2p::{
     Stream, StreamProtocol,
-    core::upgrade::ReadyUpgrade,
+    core::upgrade::{InboundUpgrade, ReadyUpgrade, UpgradeInfo},
     swarm::{
         ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeError, SubstreamProtocol,
         handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
@@ -18,7 +20,7 @@ use libp2p::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    PROTOCOL,
+    ACCEPTED, PROTOCOL,
     behaviour::{OpenError, Token},
     bucket::Bucket,
 };
@@ -29,7 +31,11 @@ const MAX_INBOUND_LINKS: usize = 4;
 /// New links that a peer may open at once on one connection; more than a peer
 /// whose link keeps breaking opens, with its growing waits.
 const INBOUND_BURST: u32 = 8;
-/// After the burst, one new link is let in per this time.
+/// Streams of other protocols that a peer may have open on one connection.
+const MAX_INBOUND_OTHERS: usize = 4;
+/// New ones of those that it may open at once.
+const OTHERS_BURST: u32 = 16;
+/// After the burst, one new stream is let in per this time.
 const INBOUND_INTERVAL: Duration = Duration::from_secs(2);
 /// Longest negotiation of one substream.
 const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,7 +54,9 @@ pub(in crate::swarm) enum ToHandler {
 pub(in crate::swarm) enum FromHandler {
     /// The peer opened a link.
     Inbound(Stream, OwnedSemaphorePermit),
-    /// The peer opened more links than it may; told once per connection.
+    /// The peer opened a stream of another of the protocols accepted.
+    Accepted(StreamProtocol, Stream, OwnedSemaphorePermit),
+    /// The peer opened more streams than it may; told once per connection.
     Refused,
     /// A stream is open.
     Opened(Token, Stream),
@@ -64,10 +72,52 @@ pub(in crate::swarm) struct Handler {
     /// For the behaviour. Bounded by the streams asked for and by the limits on
     /// inbound links.
     events: VecDeque<FromHandler>,
-    places: Arc<Semaphore>,
-    rate: Bucket,
+    links: Door,
+    /// Streams of all other protocols.
+    others: Door,
     refusal_told: bool,
     keep_alive: bool,
+}
+
+/// Lets in so many streams at once, and no more than so many in a time.
+#[derive(Debug)]
+struct Door {
+    places: Arc<Semaphore>,
+    rate: Bucket,
+}
+
+impl Door {
+    fn new(places: usize, burst: u32) -> Self {
+        let rate = Bucket::new(burst, INBOUND_INTERVAL, Instant::now());
+        Self { places: Arc::new(Semaphore::new(places)), rate }
+    }
+
+    fn enter(&mut self) -> Option<OwnedSemaphorePermit> {
+        if self.rate.take(Instant::now()) { self.places.clone().try_acquire_owned().ok() } else { None }
+    }
+}
+
+/// Accepts a stream of any of the protocols, and tells of which.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::swarm) struct Accept;
+
+impl UpgradeInfo for Accept {
+    type Info = StreamProtocol;
+    type InfoIter = std::iter::Cloned<std::slice::Iter<'static, StreamProtocol>>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        ACCEPTED.iter().cloned()
+    }
+}
+
+impl InboundUpgrade<Stream> for Accept {
+    type Output = (StreamProtocol, Stream);
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Output, Infallible>>;
+
+    fn upgrade_inbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
+        ready(Ok((protocol, stream)))
+    }
 }
 
 impl Handler {
@@ -75,18 +125,20 @@ impl Handler {
         Self {
             to_open: VecDeque::new(),
             events: VecDeque::new(),
-            places: Arc::new(Semaphore::new(MAX_INBOUND_LINKS)),
-            rate: Bucket::new(INBOUND_BURST, INBOUND_INTERVAL, Instant::now()),
+            links: Door::new(MAX_INBOUND_LINKS, INBOUND_BURST),
+            others: Door::new(MAX_INBOUND_OTHERS, OTHERS_BURST),
             refusal_told: false,
             keep_alive: false,
         }
     }
 
     /// Dropping the stream resets it.
-    fn on_inbound(&mut self, stream: Stream) {
-        let place = if self.rate.take(Instant::now()) { self.places.clone().try_acquire_owned().ok() } else { None };
-        match place {
-            Some(place) => self.events.push_back(FromHandler::Inbound(stream, place)),
+    fn on_inbound(&mut self, protocol: StreamProtocol, stream: Stream) {
+        let link = protocol == PROTOCOL;
+        let door = if link { &mut self.links } else { &mut self.others };
+        match door.enter() {
+            Some(place) if link => self.events.push_back(FromHandler::Inbound(stream, place)),
+            Some(place) => self.events.push_back(FromHandler::Accepted(protocol, stream, place)),
             None if !self.refusal_told => {
                 self.refusal_told = true;
                 self.events.push_back(FromHandler::Refused);
@@ -99,13 +151,13 @@ impl Handler {
 impl ConnectionHandler for Handler {
     type FromBehaviour = ToHandler;
     type ToBehaviour = FromHandler;
-    type InboundProtocol = ReadyUpgrade<StreamProtocol>;
+    type InboundProtocol = Accept;
     type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
     type InboundOpenInfo = ();
     type OutboundOpenInfo = (StreamProtocol, Token);
 
     fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
-        SubstreamProtocol::new(ReadyUpgrade::new(PROTOCOL), ()).with_timeout(NEGOTIATION_TIMEOUT)
+        SubstreamProtocol::new(Accept, ()).with_timeout(NEGOTIATION_TIMEOUT)
     }
 
     fn connection_keep_alive(&self) -> bool {
@@ -139,8 +191,10 @@ impl ConnectionHandler for Handler {
         event: ConnectionEvent<Self::InboundProtocol, Self::OutboundProtocol, (), Self::OutboundOpenInfo>,
     ) {
         match event {
-            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: stream, .. }) => {
-                self.on_inbound(stream);
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol: (protocol, stream), ..
+            }) => {
+                self.on_inbound(protocol, stream);
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
                 protocol: stream,

@@ -15,3 +15,5 @@ use libp2p::StreamProtocol;
 
 /// The protocol of links.
 pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/p2p-node/link/1");
+/// All protocols of which streams are accepted here.
+pub(super) static ACCEPTED: [StreamProtocol; 1] = [PROTOCOL];

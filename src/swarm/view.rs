@@ -1,0 +1,41 @@
+//! The views that callers ask for, put together from all parts.
+
+use libp2p::PeerId;
+use tokio::time::Instant;
+
+use super::task::Task;
+use crate::node::{ConnectionView, PathView, ReachView};
+
+impl Task {
+    /// How this node can be reached.
+    pub(super) fn reach_view(&self) -> ReachView {
+        ReachView::default()
+    }
+
+    /// How a peer is reached, and what was tried.
+    pub(super) fn path_view(&self, peer: PeerId, now: Instant) -> Option<PathView> {
+        let entry = self.peers.get(&peer)?;
+        let in_use = entry.steer.preferred();
+        let mut connections: Vec<ConnectionView> = entry
+            .connections
+            .iter()
+            .map(|connection| ConnectionView {
+                route: connection.route,
+                address: connection.address.clone(),
+                dialled: connection.dialled,
+                age: now.saturating_duration_since(connection.since),
+                in_use: in_use == Some(connection.id),
+            })
+            .collect();
+        connections.sort_by_key(|connection| (!connection.in_use, connection.route));
+        Some(PathView {
+            peer,
+            connections,
+            addresses: Vec::new(),
+            punches: Vec::new(),
+            peer_nat: None,
+            next_try: None,
+            dialling: self.pending.is_dialling(&peer),
+        })
+    }
+}
