@@ -29,6 +29,7 @@ mod receipts;
 mod roster;
 mod router;
 mod send;
+mod silence;
 mod task;
 mod upkeep;
 

@@ -25,6 +25,7 @@ use super::{
     link::{self, OpenLink},
     outbox::{News, Outbox, Request},
     progress::lock,
+    silence::Silence,
     task::answered,
 };
 use crate::{
@@ -57,6 +58,7 @@ pub(super) struct Task {
     peer: PeerId,
     sender: Sender,
     link: Option<OpenLink<Forward, Back>>,
+    silence: Silence,
     wishes: Vec<SenderEffect>,
     /// The wishes are only acknowledgements, to be written by then.
     due: Option<Instant>,
@@ -85,6 +87,7 @@ impl Task {
             peer,
             sender: Sender::new(),
             link: None,
+            silence: Silence::default(),
             wishes: vec![SenderEffect::Rescan],
             due: None,
             store: None,
@@ -123,6 +126,7 @@ impl Task {
                 _ = book.changed() => self.check_trust(),
                 _ = announced.changed() => self.tell_presence(&mut announced),
                 () = at(tick) => self.handle(SenderInput::Tick),
+                () = at(self.silence.next()) => self.judge_silence().await,
                 () = at(self.due), if self.store.is_none() => self.due = None,
             }
         }
@@ -175,19 +179,33 @@ impl Task {
         let younger = self.link.as_ref().is_none_or(|open| open.id < link.id);
         if younger && self.inner.is_trusted(&self.peer) {
             self.link = Some(OpenLink::new(link.id, link.route, tx, rx));
+            self.silence.over();
             self.handle(SenderInput::LinkUp(link.id.0));
         }
     }
 
     fn link_down(&mut self) {
         if let Some(open) = self.link.take() {
+            self.silence.over();
             self.handle(SenderInput::LinkDown(open.id.0));
+        }
+    }
+
+    /// Has the network look into a link on which an answer is overdue.
+    async fn judge_silence(&mut self) {
+        let owed = self.sender.awaits_answer();
+        if self.silence.judge(owed, Instant::now())
+            && let Some(open) = &self.link
+        {
+            // A closed network is on its way down, and so is this task.
+            drop(self.inner.node.suspect(open.id).await);
         }
     }
 
     fn received(&mut self, count: usize, received: &mut Vec<Received<Back>>) {
         let Some(open) = &self.link else { return received.clear() };
         let id = open.id.0;
+        self.silence.heard(Instant::now());
         let mut limits = false;
         for frame in received.drain(..) {
             limits |= matches!(frame.frame, Back::Full(_) | Back::Ready { .. } | Back::LaneState(_));
@@ -334,6 +352,7 @@ impl Task {
     fn send(&mut self, number: u64, frame: Forward) {
         if let Some(open) = self.link.as_mut().filter(|open| open.id.0 == number) {
             open.send(frame);
+            self.silence.sent(Instant::now());
         }
     }
 
@@ -341,6 +360,7 @@ impl Task {
         tracing::debug!(peer = %self.peer, why, "outbound link closed");
         if self.link.as_ref().is_some_and(|open| open.id.0 == number) {
             self.link = None;
+            self.silence.over();
         }
     }
 

@@ -3,7 +3,7 @@
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 
-use super::{Connected, Joined, NetworkView, NodeError, PathView, PeerView, Pong, ReachView, Reachable};
+use super::{Connected, Joined, LinkId, NetworkView, NodeError, PathView, PeerView, Pong, ReachView, Reachable};
 use crate::wire::join::JoinRequest;
 
 /// Answer channel of a command. The task ignores a caller that went away.
@@ -26,6 +26,8 @@ pub enum Command {
     SetPolicy(PeerId, PeerPolicy),
     /// Whether messages wait for a peer: if so it is dialled until connected.
     Want(PeerId, bool),
+    /// Nothing comes on a link although the peer owes an answer.
+    Suspect(LinkId),
     /// The state of the network.
     View(Reply<NetworkView>),
     /// How this node can be reached.

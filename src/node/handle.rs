@@ -5,7 +5,7 @@ use std::time::Duration;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Command, DialTarget, NodeError, PathView, PeerPolicy, ReachView, command::Reply};
+use super::{Command, DialTarget, LinkId, NodeError, PathView, PeerPolicy, ReachView, command::Reply};
 use crate::{
     types::Route,
     wire::join::{JoinAnswer, JoinRequest},
@@ -185,6 +185,15 @@ impl Node {
     /// [`NodeError::Closed`].
     pub async fn want(&self, peer: PeerId, wanted: bool) -> Result<(), NodeError> {
         self.tell(Command::Want(peer, wanted)).await
+    }
+
+    /// Tells that nothing comes on a link although the peer owes an answer. If
+    /// its connection turns out to be dead, the link moves to another.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`].
+    pub async fn suspect(&self, link: LinkId) -> Result<(), NodeError> {
+        self.tell(Command::Suspect(link)).await
     }
 
     /// The network at this moment.

@@ -52,6 +52,11 @@ impl Ephemerals {
         Some((self.next_number, message))
     }
 
+    /// Whether some are on the link.
+    pub(super) fn awaits_answer(&self) -> bool {
+        !self.sent.is_empty()
+    }
+
     /// The peer answered; returns the caller's key.
     pub(super) fn finish(&mut self, number: u64) -> Option<u64> {
         let (key, cost) = self.sent.remove(&number)?;

@@ -206,6 +206,12 @@ impl Lane {
         self.last > self.acked || self.unresolved
     }
 
+    /// The peer owes an answer to something that is on the link.
+    pub(super) fn awaits_answer(&self) -> bool {
+        let in_flight = self.next > self.acked + 1;
+        self.asked > 0 || self.phase == Phase::Opening || (self.phase == Phase::Flowing && in_flight)
+    }
+
     pub(super) fn has_room(&self) -> bool {
         self.bytes < LANE_WINDOW_BYTES && self.rows.len() < LANE_WINDOW_ROWS
     }

@@ -32,6 +32,7 @@ impl Task {
             Command::Disconnect(peer, reply) => drop(reply.send(self.disconnect(peer))),
             Command::SetPolicy(peer, policy) => self.set_policy(peer, policy, now),
             Command::Want(peer, wanted) => self.want(peer, wanted, now),
+            Command::Suspect(link) => self.suspect(link, now),
             Command::Reachable(reply) => drop(reply.send(reach::best_first(&self.listeners.addresses()))),
             Command::View(reply) => drop(reply.send(self.view())),
             Command::Reach(reply) => drop(reply.send(self.reach_view())),

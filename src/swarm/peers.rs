@@ -64,6 +64,10 @@ pub(super) struct Peer {
     pub(super) outbound_budget: Arc<Semaphore>,
     /// Bytes come in on links that the peer opened.
     pub(super) inbound_budget: Arc<Semaphore>,
+    /// When it was last dialled because its connections were silent.
+    pub(super) rescued: Option<Instant>,
+    /// Silent connections of it that answered after all, of late.
+    pub(super) false_alarms: u32,
     /// When it was last complained about.
     pub(super) warned: Option<Instant>,
     /// What others were told of it last.
@@ -85,6 +89,8 @@ pub(super) struct Connection {
     pub(super) id: ConnectionId,
     pub(super) route: Route,
     pub(super) address: Multiaddr,
+    /// Over QUIC, of a relay if it is relayed.
+    pub(super) quic: bool,
     /// This side dialled.
     pub(super) dialled: bool,
     /// When it was established.
@@ -161,6 +167,8 @@ impl Peer {
             agent: String::new(),
             outbound_budget: io::budget(max_message_bytes),
             inbound_budget: io::budget(max_message_bytes),
+            rescued: None,
+            false_alarms: 0,
             warned: None,
             told: Told::default(),
         }

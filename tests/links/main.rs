@@ -8,3 +8,4 @@ mod flow;
 mod hostile;
 mod node;
 mod raw;
+mod silence;

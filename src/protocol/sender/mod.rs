@@ -134,6 +134,16 @@ impl Sender {
         !self.lanes.values().any(Lane::is_pending) && self.ephemerals.next_deadline().is_none()
     }
 
+    /// Whether the peer owes an answer to something that is on the link.
+    #[must_use]
+    pub fn awaits_answer(&self) -> bool {
+        match self.state() {
+            PeerState::Down | PeerState::Refused(_) => false,
+            PeerState::Greeting => true,
+            PeerState::Up => self.ephemerals.awaits_answer() || self.lanes.values().any(Lane::awaits_answer),
+        }
+    }
+
     fn send(&mut self, frame: Forward) {
         if let Some(link) = &self.link {
             self.effects.push_back(SenderEffect::Send(link.number, frame));

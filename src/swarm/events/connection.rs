@@ -38,6 +38,7 @@ impl Task {
             id,
             route,
             address: address.clone(),
+            quic: is_quic(&address),
             dialled,
             since: now,
             missed_pings: 0,
@@ -75,6 +76,10 @@ impl Task {
         self.probes.clear(&(peer, id));
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         entry.connections.retain(|connection| connection.id != id);
+        if entry.steer.is_doubted(id) {
+            // Rightly so.
+            entry.false_alarms /= 2;
+        }
         entry.steer.disconnected(id, now);
         entry.kept.take_if(|kept| *kept == id);
         let last = entry.connections.is_empty();

@@ -52,10 +52,10 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// Smaller is better. The older one of two equals comes first in the list,
-    /// and `min_by_key` keeps the first.
-    fn rank(&self) -> (bool, Route, bool) {
-        (self.doubted, self.route, !self.quic)
+    /// Smaller is better. Of two equals the one in use stays; otherwise the
+    /// older one comes first in the list, and `min_by_key` keeps the first.
+    fn rank(&self, used: Option<ConnectionId>) -> (bool, Route, bool, bool) {
+        (self.doubted, self.route, !self.quic, used != Some(self.id))
     }
 }
 
@@ -116,12 +116,17 @@ impl Steer {
 
     /// The best connection, whoever chooses.
     pub(in crate::swarm) fn best(&self) -> Option<ConnectionId> {
-        self.connections.iter().min_by_key(|c| c.rank()).map(|c| c.id)
+        let used = self.open.as_ref().map(|open| open.connection);
+        self.connections.iter().min_by_key(|c| c.rank(used)).map(|c| c.id)
     }
 
     /// The connection on which this side's link runs or is to run.
     pub(in crate::swarm) fn preferred(&self) -> Option<ConnectionId> {
-        if self.chooser { self.best() } else { self.followed.or_else(|| self.best()) }
+        if self.chooser {
+            return self.best();
+        }
+        // The chooser may not have noticed: it sends nothing now.
+        self.followed.filter(|id| !self.is_doubted(*id)).or_else(|| self.best())
     }
 
     /// A connection is up.
@@ -155,6 +160,16 @@ impl Steer {
         }
         let Some(candidate) = self.connections.iter_mut().find(|c| c.id == id) else { return false };
         std::mem::replace(&mut candidate.doubted, doubted) != doubted
+    }
+
+    /// Whether a connection may be dead.
+    pub(in crate::swarm) fn is_doubted(&self, id: ConnectionId) -> bool {
+        self.connections.iter().any(|c| c.id == id && c.doubted)
+    }
+
+    /// Whether there are connections, and each of them may be dead.
+    pub(in crate::swarm) fn all_doubted(&self) -> bool {
+        !self.connections.is_empty() && self.connections.iter().all(|c| c.doubted)
     }
 
     /// The peer opened a link on this connection.
@@ -286,7 +301,22 @@ mod tests {
         assert_eq!(steer.step(now), Step::Open(id(2)));
         steer.opened(id(2), LinkId(2), now);
         steer.doubt(id(1), false);
+        assert_eq!(steer.step(now), Step::Rest, "the other is as good");
+    }
+
+    #[test]
+    fn a_follower_leaves_a_doubted_connection_too() {
+        let now = Instant::now();
+        let mut steer = steer(false, now);
+        steer.connected(id(1), Route::Direct, true, now);
+        steer.inbound(id(1));
         assert_eq!(steer.step(now), Step::Open(id(1)));
+        steer.opened(id(1), LinkId(1), now);
+        steer.connected(id(2), Route::Relayed, true, now);
+        assert_eq!(steer.step(now), Step::Rest);
+        assert!(!steer.all_doubted());
+        steer.doubt(id(1), true);
+        assert_eq!(steer.step(now), Step::Open(id(2)));
     }
 
     #[test]
