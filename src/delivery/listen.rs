@@ -59,7 +59,7 @@ pub struct Listener {
     delivery: Delivery,
     spec: ListenSpec,
     seat: Seat,
-    _hold: Option<Hold>,
+    hold: Option<Hold>,
     /// Its number; `None` for a peek while the store has no such channel.
     channel: Option<i64>,
     /// Where the consumer stood when the Listen began.
@@ -90,7 +90,7 @@ impl Delivery {
                 delivery,
                 spec,
                 seat,
-                _hold: None,
+                hold: None,
                 channel,
                 start: 0,
                 cursor: 0,
@@ -116,7 +116,7 @@ impl Delivery {
             delivery: self.clone(),
             spec,
             seat,
-            _hold: Some(hold),
+            hold: Some(hold),
             channel: Some(state.channel),
             start: state.cursor,
             cursor: state.cursor,
@@ -249,14 +249,15 @@ impl Listener {
 }
 
 impl Drop for Listener {
-    /// Notes how far deliveries went, so that what comes again says so.
+    /// Notes how far deliveries went, so that what comes again says so. The
+    /// consumer is free only then.
     fn drop(&mut self) {
         if self.spec.peek || self.cursor == self.start {
             return;
         }
         let mut attempts = self.attempts.delivered(self.cursor);
         let (name, consumer) = (self.spec.channel.clone(), self.spec.consumer.clone());
-        let store = self.delivery.inner.store.clone();
+        let (store, hold) = (self.delivery.inner.store.clone(), self.hold.take());
         self.delivery.inner.tasks.spawn(async move {
             let note = move |db: &mut crate::store::Db| {
                 if let Opened::Consumer(state) = db.open_consumer(&name, &consumer)? {
@@ -268,6 +269,7 @@ impl Drop for Listener {
             if let Err(error) = store.write(note).await {
                 tracing::debug!(%error, "delivery attempts were not noted");
             }
+            drop(hold);
         });
     }
 }
