@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::{
+    circuit,
     join::{self, JoinJob},
     peers::MAX_DIAL_ADDRESSES,
     pending::{Opening, PingJob, Purpose, Waiter},
@@ -126,6 +127,15 @@ impl Task {
         let Some(connection) = self.best_connection(&peer) else { return job.fail("the connection is gone") };
         let token = self.pending.opening(Opening { peer, connection, purpose: Purpose::Ping(Job::Asked(job)) });
         self.swarm.behaviour_mut().link.open(peer, connection, ping::PROTOCOL, token);
+    }
+
+    /// Opens a stream to a relay for a circuit, on a connection of its own.
+    pub(super) fn open_circuit(&mut self, request: circuit::Request) {
+        let circuit::Request { relay: peer, reply } = request;
+        let connection = self.peers.get(&peer).and_then(|entry| entry.direct());
+        let Some(connection) = connection else { return drop(reply.send(Err(circuit::gone()))) };
+        let token = self.pending.opening(Opening { peer, connection, purpose: Purpose::Circuit(reply) });
+        self.swarm.behaviour_mut().link.open(peer, connection, circuit::HOP, token);
     }
 
     /// Opens a stream for the secret of a ticket on the youngest connection:

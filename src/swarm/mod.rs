@@ -18,6 +18,7 @@
 
 mod behaviour;
 mod cause;
+mod circuit;
 mod commands;
 mod config;
 mod error;
@@ -73,10 +74,13 @@ pub struct Network {
 /// An address cannot be bound, or the system refuses something else that the
 /// network cannot do without; see [`SwarmError`].
 pub async fn spawn(config: SwarmConfig, keypair: Keypair, stop: CancellationToken) -> Result<Network, SwarmError> {
-    let swarm = transport::build(&config, keypair)?;
+    let relays = circuit::Connected::default();
+    let (early, circuits) = circuit::Circuits::new(relays.clone());
+    let swarm = transport::build(&config, keypair, early)?;
     let local = *swarm.local_peer_id();
     let (commands, command_queue) = mpsc::channel(task::COMMAND_QUEUE);
-    let (mut task, events) = task::Task::new(swarm, &config, command_queue, stop);
+    let (mut task, events) =
+        task::Task::new(swarm, &config, task::Queues { commands: command_queue, circuits }, relays, stop);
     task.listen(config.listen)?;
     task.settle().await?;
     let (bound, skipped) = (task.bound(), task.skipped());

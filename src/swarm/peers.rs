@@ -205,6 +205,13 @@ impl Peer {
         self.steer.best().and_then(|id| self.connection(id))
     }
 
+    /// The best connection that is not relayed.
+    pub(super) fn direct(&self) -> Option<ConnectionId> {
+        let best = self.best().filter(|best| best.route != Route::Relayed);
+        let any = || self.connections.iter().find(|connection| connection.route != Route::Relayed);
+        best.or_else(any).map(|connection| connection.id)
+    }
+
     pub(super) fn connection(&self, id: ConnectionId) -> Option<&Connection> {
         self.connections.iter().find(|connection| connection.id == id)
     }

@@ -1,8 +1,8 @@
 //! What was begun and has no answer yet.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, io};
 
-use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
+use libp2p::{Multiaddr, PeerId, Stream, swarm::ConnectionId};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{join::JoinJob, link::behaviour::Token, ping::Job, timers::Timers};
@@ -58,6 +58,8 @@ pub(super) enum Purpose {
     Ping(Job),
     /// The secret of a ticket.
     Join(Box<JoinJob>),
+    /// A circuit through a relay.
+    Circuit(oneshot::Sender<io::Result<Stream>>),
 }
 
 /// A ping that was asked for.

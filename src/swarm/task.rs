@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 use super::{
     BoundAddress, ListenAddress, SwarmConfig, SwarmError,
     behaviour::Behaviour,
+    circuit,
     join::{ANSWER_QUEUE, Answered, Joins},
     link::{
         self,
@@ -68,12 +69,23 @@ pub(super) struct Task {
     measured: mpsc::Receiver<Measured>,
     pub(super) joins: Joins,
     answered: mpsc::Receiver<Answered>,
+    circuits: mpsc::Receiver<circuit::Request>,
+    /// Relays through which peers can be dialled at once.
+    pub(super) relays_connected: circuit::Connected,
     pub(super) trust_open: bool,
     pub(super) max_message_bytes: u64,
     /// Nothing more is to be opened.
     pub(super) draining: bool,
     pub(super) warned: Warned,
     stop: CancellationToken,
+}
+
+/// What others ask of the task.
+pub(super) struct Queues {
+    /// The rest of the daemon.
+    pub(super) commands: mpsc::Receiver<Command>,
+    /// The transport that dials through relays.
+    pub(super) circuits: mpsc::Receiver<circuit::Request>,
 }
 
 /// The links that run.
@@ -122,7 +134,8 @@ impl Task {
     pub(super) fn new(
         swarm: Swarm<Behaviour>,
         config: &SwarmConfig,
-        commands: mpsc::Receiver<Command>,
+        Queues { commands, circuits }: Queues,
+        relays_connected: circuit::Connected,
         stop: CancellationToken,
     ) -> (Self, mpsc::Receiver<NodeEvent>) {
         let (sink, events) = Sink::new();
@@ -154,6 +167,8 @@ impl Task {
             measured,
             joins: Joins::new(answered_tx),
             answered,
+            circuits,
+            relays_connected,
             trust_open: config.trust_open,
             max_message_bytes: config.max_message_bytes,
             draining: false,
@@ -197,6 +212,7 @@ impl Task {
                 Some(ended) = self.ended.recv() => self.on_link_ended(ended),
                 Some(measured) = self.measured.recv() => self.on_measured(measured),
                 Some(answered) = self.answered.recv() => self.on_join_answered(answered),
+                Some(request) = self.circuits.recv() => self.open_circuit(request),
                 permit = self.sink.ready() => self.sink.on_ready(permit),
                 () = at(deadline) => self.on_deadline(Instant::now()),
                 command = self.commands.recv() => if !self.on_command(command) { break },

@@ -18,7 +18,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
-use super::{SwarmConfig, SwarmError, behaviour::Behaviour, join, limits, link, peers::MAX_DIAL_ADDRESSES};
+use super::{SwarmConfig, SwarmError, behaviour::Behaviour, circuit, join, limits, link, peers::MAX_DIAL_ADDRESSES};
 
 /// What identify says of this program.
 const AGENT: &str = concat!("p2p-node/", env!("CARGO_PKG_VERSION"));
@@ -77,11 +77,16 @@ const MDNS_QUERY_INTERVAL: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// [`SwarmError::Noise`].
-pub(super) fn build(config: &SwarmConfig, keypair: Keypair) -> Result<Swarm<Behaviour>, SwarmError> {
+pub(super) fn build(
+    config: &SwarmConfig,
+    keypair: Keypair,
+    early: circuit::Circuits,
+) -> Result<Swarm<Behaviour>, SwarmError> {
     let public = keypair.public();
     let local = public.to_peer_id();
     let (circuits, relay_client) = relay::client::new(local);
-    let circuits = secured(circuits, &keypair)?;
+    let circuits = secured(early, &keypair)?.or_transport(secured(circuits, &keypair)?);
+    let circuits = circuits.map(|either, _| either.into_inner());
     let transport = circuits.or_transport(with_names(&keypair)?).map(|either, _| either.into_inner());
     let transport = TransportTimeout::new(transport, CONNECTION_TIMEOUT).boxed();
     Ok(Swarm::new(transport, behaviour(config, &public, relay_client), local, swarm_config()))

@@ -25,6 +25,7 @@
 //! is: a breach, for which the link is closed.
 
 mod check;
+pub mod circuit;
 mod codec;
 mod error;
 mod fields;

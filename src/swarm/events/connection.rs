@@ -14,13 +14,14 @@ use tracing::{debug, info, warn};
 use crate::{
     node::{ConnectionInfo, NodeEvent},
     swarm::{
-        cause,
+        cause, circuit,
         peers::Connection,
         pending::{Opening, Purpose},
         ping::Job,
         route::{is_quic, route, without_peer},
         task::{Task, is_time},
     },
+    types::Route,
 };
 
 /// Pings in a row without an answer after which a connection is dead: TCP
@@ -30,7 +31,7 @@ const MAX_MISSED_PINGS: u32 = 2;
 impl Task {
     pub(super) fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, now: Instant) {
         let address = without_peer(endpoint.get_remote_address());
-        let route = if endpoint.is_relayed() { crate::types::Route::Relayed } else { route(&address) };
+        let route = if endpoint.is_relayed() { Route::Relayed } else { route(&address) };
         let entry = self.peers.entry(peer, now);
         let first = entry.connections.is_empty();
         let dialled = endpoint.is_dialer();
@@ -70,6 +71,7 @@ impl Task {
                 Purpose::Link | Purpose::Ping(Job::Probe(..)) => {}
                 Purpose::Ping(Job::Asked(job)) => job.fail("the connection broke"),
                 Purpose::Join(job) => job.finish(peer, Err(io::ErrorKind::ConnectionReset.into())),
+                Purpose::Circuit(reply) => drop(reply.send(Err(circuit::gone()))),
             }
         }
         self.end_links(id);
@@ -82,6 +84,9 @@ impl Task {
         }
         entry.steer.disconnected(id, now);
         entry.kept.take_if(|kept| *kept == id);
+        if entry.connections.iter().all(|connection| connection.route == Route::Relayed) {
+            self.relays_connected.set(peer, false);
+        }
         let last = entry.connections.is_empty();
         let trusted = entry.is_trusted();
         if last {

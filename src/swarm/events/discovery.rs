@@ -6,6 +6,7 @@ use tracing::debug;
 
 use crate::{
     swarm::{
+        circuit,
         route::{is_loopback, without_peer},
         task::Task,
     },
@@ -74,6 +75,9 @@ impl Task {
         let identify::Event::Received { peer_id: peer, info, .. } = event else { return };
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         entry.set_agent(&info.agent_version);
+        if info.protocols.contains(&circuit::HOP) && entry.direct().is_some() {
+            self.relays_connected.set(peer, true);
+        }
         // A loopback address of another host leads to this one.
         let here = entry.connections.iter().any(|connection| is_loopback(&connection.address));
         let usable = info.listen_addrs.into_iter().filter(|address| here || !is_loopback(address));

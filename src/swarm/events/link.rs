@@ -81,6 +81,8 @@ impl Task {
             Purpose::Link => self.on_outbound_link(peer, connection, stream, now),
             Purpose::Ping(job) => self.measure(stream, job, now),
             Purpose::Join(job) => self.present(peer, stream, *job),
+            // The dial may have been given up.
+            Purpose::Circuit(reply) => drop(reply.send(Ok(stream))),
         }
     }
 
@@ -165,6 +167,7 @@ impl Task {
             Purpose::Ping(Job::Asked(job)) => job.fail(error),
             Purpose::Ping(Job::Probe(..)) => self.probe_answered(peer, connection, now),
             Purpose::Join(job) => job.finish(peer, Err(open_error(error))),
+            Purpose::Circuit(reply) => drop(reply.send(Err(open_error(error)))),
         }
     }
 
