@@ -149,7 +149,7 @@ fn open(lane: u32) -> Forward {
 }
 
 fn data(lane: u32, seq: u64) -> Forward {
-    Forward::Data(Data { lane, seq, tag: seq, ttl_left_ms: 60_000, content: content(format!("m{seq}")) })
+    Forward::Data(Data { lane, seq, tag: seq, ttl_left_ms: 60_000, after: None, content: content(format!("m{seq}")) })
 }
 
 fn forward(frames: impl IntoIterator<Item = Forward>) -> Vec<u8> {
@@ -428,7 +428,7 @@ async fn all_queued(victim: &Daemon, raw: &Raw) {
 fn flood(seqs: std::ops::Range<u64>) -> Vec<u8> {
     let large = |seq| {
         let content = Content { payload: vec![7; 64 << 10].into(), ..content(format!("m{seq}")) };
-        Forward::Data(Data { lane: 1, seq, tag: seq, ttl_left_ms: 60_000, content })
+        Forward::Data(Data { lane: 1, seq, tag: seq, ttl_left_ms: 60_000, after: None, content })
     };
     forward(seqs.map(large))
 }

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::Millis;
+use super::{Millis, sender::early::Early};
 use crate::{
     types::{Content, Epoch, Seq, Tag},
     wire::Limit,
@@ -145,6 +145,10 @@ pub(super) struct Lane {
     pub(super) asked: usize,
     /// There are more to ask about once those are answered.
     pub(super) ask_again: bool,
+    /// Messages flowed in this epoch, which the peer therefore knows.
+    pub(super) flowed: bool,
+    /// What was sent before the lane was open.
+    pub(super) early: Early,
 }
 
 impl Lane {
@@ -169,6 +173,8 @@ impl Lane {
             unresolved: false,
             asked: 0,
             ask_again: false,
+            flowed: false,
+            early: Early::default(),
         }
     }
 
@@ -181,7 +187,13 @@ impl Lane {
         self.credit = if self.backoff == 0 { usize::MAX } else { 1 };
         self.asked = 0;
         self.ask_again = false;
+        self.early = Early::default();
         self.forget_rows();
+    }
+
+    /// It was refused, or waits for something: one row at a time.
+    pub(super) fn is_cautious(&self) -> bool {
+        self.backoff > 0 || self.minted
     }
 
     /// Drops the rows in memory and begins again after `acked`.

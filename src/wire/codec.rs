@@ -151,7 +151,14 @@ impl Decoder {
             kind::DATA => {
                 let h: header::Data = frame.header()?;
                 let content = frame.content(h.content)?;
-                Forward::Data(Data { lane: h.lane, seq: h.seq, tag: h.tag, ttl_left_ms: h.ttl_left_ms, content })
+                Forward::Data(Data {
+                    lane: h.lane,
+                    seq: h.seq,
+                    tag: h.tag,
+                    ttl_left_ms: h.ttl_left_ms,
+                    after: h.after,
+                    content,
+                })
             }
             kind::SKIP => {
                 let h: header::Skip = frame.header_alone()?;

@@ -98,6 +98,9 @@ pub(super) fn forward(frame: &Forward, to: &mut impl Fields) {
             to.fixed(3, data.tag);
             to.uint(4, data.ttl_left_ms);
             content(5, &data.content, to);
+            if let Some(after) = data.after {
+                to.eight(6, after);
+            }
         }
         Forward::Skip(skip) => {
             to.uint(1, skip.lane.into());

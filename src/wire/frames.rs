@@ -109,6 +109,10 @@ pub struct Data {
     pub tag: Tag,
     /// What is left of the time to live, in milliseconds.
     pub ttl_left_ms: u64,
+    /// Sent early, before LANE_STATE: taken only right behind a position with
+    /// this tag, or as the first of all with 0, and otherwise dropped. It is
+    /// sent again once the lane is open.
+    pub after: Option<Tag>,
     /// The message.
     pub content: Content,
 }

@@ -41,6 +41,8 @@ pub(super) struct Data {
     pub(super) ttl_left_ms: u64,
     #[prost(message, required, tag = "5")]
     pub(super) content: Content,
+    #[prost(fixed64, optional, tag = "6")]
+    pub(super) after: Option<u64>,
 }
 
 /// Of SKIP.

@@ -171,7 +171,7 @@ fn split_inbound(mut link: Link) -> (Link, InboundLink) {
 pub(crate) fn data(seq: u64, bytes: usize) -> Forward {
     let payload: Vec<u8> = (0..bytes).map(|n| (n as u64 * 31 + seq) as u8).collect();
     let content = Content { id: format!("m{seq}"), payload: Bytes::from(payload), ..Content::default() };
-    Forward::Data(Data { lane: 1, seq, tag: 7, ttl_left_ms: 1000, content })
+    Forward::Data(Data { lane: 1, seq, tag: 7, ttl_left_ms: 1000, after: None, content })
 }
 
 pub(crate) async fn receive<F>(rx: &mut mpsc::Receiver<Received<F>>) -> Option<F> {

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 pub use self::interface::{Accepted, BatchLane, Inbound, InboundKind, ReceiverEffect, ReceiverInput};
 use super::{FEATURES, LinkNumber, MAX_OPEN_LANES, VERSION};
 use crate::{
-    types::{Channel, Epoch, MAX_SEQ, Presence, Seq},
+    types::{Channel, Epoch, MAX_SEQ, Presence, Seq, Tag},
     wire::{
         Back, Data, Ephemeral, FEATURE_PRESENCE, Forward, Full, LaneState, Limit, Open, Outcome, Query, Refusal, Skip,
         Welcome,
@@ -25,12 +25,22 @@ use crate::{
 /// pace, and its link is closed.
 const MAX_QUESTIONS: usize = 2 * MAX_OPEN_LANES;
 
+/// Messages of a lane that are kept while the store has not told where it
+/// stands; a sender that sends more early sends the rest again.
+const MAX_EARLY: usize = 16;
+/// Bytes of those of all lanes of a link, as they count in queues.
+const MAX_EARLY_BYTES: u64 = 256 * 1024;
+
 #[derive(Debug)]
 struct Lane {
     channel: Channel,
     epoch: Epoch,
     /// Handed to the store, or stored; `None` until the store told.
     high: Option<Seq>,
+    /// Tag there, if messages sent early may follow; 0 where nothing is yet.
+    tag: Option<Tag>,
+    /// Sent early, until the store told.
+    early: Vec<Data>,
     /// What was on the link behind a refused position still arrives.
     stale: bool,
     /// The sender waits for READY.
@@ -44,6 +54,8 @@ struct Live {
     lanes: BTreeMap<u32, Lane>,
     by_channel: BTreeMap<Channel, u32>,
     questions: usize,
+    /// Bytes of what was sent early, of all lanes.
+    early_bytes: u64,
     /// What the peer told of itself last, since [`ReceiverInput::Flush`].
     presence: Option<Presence>,
 }
@@ -132,6 +144,7 @@ impl Receiver {
             lanes: BTreeMap::new(),
             by_channel: BTreeMap::new(),
             questions: 0,
+            early_bytes: 0,
             presence: None,
         });
     }
@@ -191,6 +204,7 @@ impl Receiver {
             && link.greeted
         {
             link.lanes.clear();
+            link.early_bytes = 0;
             link.by_channel.clear();
             self.greet();
         }
@@ -217,14 +231,24 @@ impl Receiver {
     fn open(&mut self, open: Open) {
         let Some(link) = self.link.as_mut() else { return };
         // The sender opens a channel again only when it left the lane before.
-        if let Some(left) = link.by_channel.remove(&open.channel) {
-            link.lanes.remove(&left);
+        if let Some(left) = link.by_channel.remove(&open.channel)
+            && let Some(left) = link.lanes.remove(&left)
+        {
+            link.early_bytes = link.early_bytes.saturating_sub(cost(&left.early));
         }
         if link.lanes.len() >= MAX_OPEN_LANES {
             let full = Full { lane: open.lane, next: 1, limit: Limit::Lanes };
             return self.send(Back::Full(full));
         }
-        let lane = Lane { channel: open.channel.clone(), epoch: open.epoch, high: None, stale: false, waits: false };
+        let lane = Lane {
+            channel: open.channel.clone(),
+            epoch: open.epoch,
+            high: None,
+            tag: None,
+            early: Vec::new(),
+            stale: false,
+            waits: false,
+        };
         if link.lanes.insert(open.lane, lane).is_some() {
             return self.close("a lane's number was used twice");
         }
@@ -244,10 +268,17 @@ impl Receiver {
         match state {
             Ok(Accepted { high, tag, gaps, inherited, floor }) => {
                 entry.high = Some(high);
+                let begins = inherited == 0 && floor == 0;
+                entry.tag = if high > 0 { Some(tag) } else { begins.then_some(0) };
+                let early = std::mem::take(&mut entry.early);
+                link.early_bytes = link.early_bytes.saturating_sub(cost(&early));
                 self.send(Back::LaneState(LaneState { lane, high, tag, gaps, inherited, floor }));
+                early.into_iter().for_each(|data| self.data(data));
+                self.flush();
             }
             Err(limit) => {
                 if let Some(lane) = link.lanes.remove(&lane) {
+                    link.early_bytes = link.early_bytes.saturating_sub(cost(&lane.early));
                     link.by_channel.remove(&lane.channel);
                 }
                 self.send(Back::Full(Full { lane, next: 1, limit }));
@@ -267,15 +298,35 @@ impl Receiver {
             return self.close("a message over the limit of WELCOME");
         }
         let number = data.lane;
+        if data.after.is_some() && !self.fits(&data) {
+            return;
+        }
         let Some((lane, high)) = self.lane(number) else { return };
         if data.seq != high + 1 {
             return self.out_of_turn(number, data.seq);
         }
         lane.high = Some(data.seq);
+        lane.tag = Some(data.tag);
         lane.stale = false;
         let (channel, epoch) = (lane.channel.clone(), lane.epoch);
         let kind = InboundKind::Message { content: data.content };
         self.batch.push(Inbound { channel, epoch, seq: data.seq, tag: data.tag, kind });
+    }
+
+    /// Whether a message that was sent early has its place right behind what
+    /// is here. While the store has not told, it is kept until it does.
+    fn fits(&mut self, data: &Data) -> bool {
+        let Some(link) = self.link.as_mut() else { return false };
+        let Some(lane) = link.lanes.get_mut(&data.lane) else { return false };
+        let Some(high) = lane.high else {
+            let bytes = link.early_bytes + data.content.cost();
+            if lane.early.len() < MAX_EARLY && bytes <= MAX_EARLY_BYTES {
+                link.early_bytes = bytes;
+                lane.early.push(data.clone());
+            }
+            return false;
+        };
+        !lane.stale && data.seq == high + 1 && data.after == lane.tag
     }
 
     fn skip(&mut self, skip: Skip) {
@@ -287,6 +338,7 @@ impl Receiver {
             return self.out_of_turn(skip.lane, skip.from);
         }
         lane.high = Some(skip.to);
+        lane.tag = Some(skip.tag);
         lane.stale = false;
         let (channel, epoch) = (lane.channel.clone(), lane.epoch);
         let kind = InboundKind::Gap { to: skip.to, lost: skip.lost, id: skip.id };
@@ -338,6 +390,7 @@ impl Receiver {
         }
         if done.refused.is_some() {
             lane.high = Some(done.high);
+            lane.tag = None;
             lane.stale = true;
             lane.waits = true;
         }
@@ -379,4 +432,8 @@ impl Receiver {
         let Ephemeral { number, channel, content } = message;
         self.effects.push_back(ReceiverEffect::Ephemeral { link, number, channel, content });
     }
+}
+
+fn cost(early: &[Data]) -> u64 {
+    early.iter().map(|data| data.content.cost()).sum()
 }

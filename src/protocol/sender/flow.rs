@@ -49,6 +49,9 @@ impl Sender {
             return;
         }
         lane.loading = false;
+        if lane.phase == Phase::Opening {
+            return self.send_early(channel, rows);
+        }
         if !matches!(lane.phase, Phase::Flowing | Phase::Full { .. }) {
             return; // Asked for on a link that is gone.
         }
@@ -72,6 +75,11 @@ impl Sender {
         }
         if seq > lane.acked {
             lane.bury(seq, id);
+            if lane.early.covers(seq) {
+                // The peer may have it; it will not say so of itself.
+                lane.unresolved = true;
+                self.ask_anew(channel);
+            }
             return self.pump(channel);
         }
         // It crossed the acknowledgement: the peer has it, or was told to do
@@ -143,7 +151,7 @@ impl Sender {
                 RowBody::Message(content) => {
                     let content = content.clone();
                     held.sent_as_message = true;
-                    Forward::Data(Data { lane: number, seq, tag, ttl_left_ms, content })
+                    Forward::Data(Data { lane: number, seq, tag, ttl_left_ms, after: None, content })
                 }
                 RowBody::Tombstone { id } => {
                     let id = Some(id.clone()).filter(|id| !id.is_empty());
@@ -175,7 +183,10 @@ impl Sender {
             return; // The answer to a gap that was skipped, or late.
         }
         if high >= lane.next || !lane.ends_row(high) {
-            return self.violation("ACK of something not sent");
+            return match self.ack_early(&channel, high) {
+                true => {}
+                false => self.violation("ACK of something not sent"),
+            };
         }
         let (epoch, count) = (lane.epoch, high - lane.acked);
         let (tag, stored) = lane.acknowledge(high);
@@ -228,6 +239,8 @@ impl Sender {
             {
                 lane.refuse(full.next, full.limit, now);
             }
+            // Of what was sent early, and will be sent again.
+            Phase::Preparing { .. } if lane.early.covers(full.next) => {}
             _ => self.violation("FULL of something not sent"),
         }
     }
@@ -319,15 +332,16 @@ mod tests {
                 frame(Back::Welcome(Welcome { version: 1, features: 0, max_message_bytes: 1000 })),
                 SenderInput::Appended { channel: channel.clone(), epoch, row: row(2, message("two")) },
                 opened(1, 0),
-                prepared(1, &[]),
+                // The first question was about what can be sent early.
+                prepared(2, &[]),
                 SenderInput::Loaded { channel: channel.clone(), epoch, rows },
             ],
         );
         assert!(matches!(sent.last(), Some(SenderEffect::Send(1, Forward::Data(Data { seq: 2, .. })))), "{sent:?}");
         let again = handle(&mut sender, vec![SenderInput::Recheck]);
-        assert!(matches!(&again[..], [SenderEffect::Send(1, Forward::Open(open))] if open.lane == 2), "{again:?}");
+        assert!(matches!(&again[0], SenderEffect::Send(1, Forward::Open(open)) if open.lane == 2), "{again:?}");
         // The peer has the first; the store knows that it wants neither sent.
-        let asked = handle(&mut sender, vec![opened(2, 1), prepared(2, &["one"])]);
+        let asked = handle(&mut sender, vec![opened(2, 1), prepared(4, &["one"])]);
         assert!(asked.iter().any(|effect| matches!(effect, SenderEffect::Send(_, Forward::Query(q)) if q.id == "one")));
         let rows = vec![row(2, RowBody::Tombstone { id: "two".to_owned() })];
         let told = handle(&mut sender, vec![SenderInput::Loaded { channel, epoch, rows }]);

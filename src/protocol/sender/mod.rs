@@ -11,6 +11,7 @@
 //! below what was acknowledged means the peer's was, a tag at `high` that is
 //! not ours means this node's was.
 
+pub(super) mod early;
 mod flow;
 mod interface;
 mod opening;
@@ -61,6 +62,8 @@ pub struct Sender {
     link: Option<Live>,
     ephemerals: Ephemerals,
     requests: u64,
+    /// Bytes that the peer takes in a message, as it said last.
+    peer_takes: Option<u64>,
     /// What this node is; `None` until told.
     presence: Option<Arc<Presence>>,
     /// When it may be told again.
@@ -237,6 +240,7 @@ impl Sender {
         }
         link.state = PeerState::Up;
         link.max_message_bytes = welcome.max_message_bytes;
+        self.peer_takes = Some(welcome.max_message_bytes);
         link.takes_presence = welcome.features & FEATURE_PRESENCE != 0;
         link.tell_presence = true;
         self.open_all();

@@ -34,6 +34,7 @@ impl Sender {
         let (lane, epoch, previous) = (lane.number, lane.epoch, lane.previous.clone());
         let open = Open { lane, channel: channel.clone(), epoch, previous };
         self.send(Forward::Open(open));
+        self.begin_early(channel);
     }
 
     /// Opens a lane anew on the same link, to compare once more.
@@ -59,6 +60,11 @@ impl Sender {
     }
 
     pub(super) fn prepared(&mut self, channel: &Channel, answered: u64, info: Option<Prepared>) {
+        if let Some(info) = &info
+            && self.prepared_early(channel, answered, info)
+        {
+            return;
+        }
         let Some(lane) = self.lanes.get_mut(channel) else { return };
         let (Phase::Preparing { request, high, inherited, floor, tag }, Some(info)) = (lane.phase, info) else {
             return;
@@ -86,6 +92,7 @@ impl Sender {
             _ if high < info.acked => self.skip_lost(channel, high, &info),
             _ => self.catch_up(channel, high, tag),
         }
+        self.settle_early(channel);
         self.ask(channel, info.unresolved, info.more_unresolved);
         self.flow(channel);
     }
@@ -147,6 +154,7 @@ impl Sender {
         let Some(lane) = self.lanes.get_mut(channel) else { return };
         lane.phase = Phase::Flowing;
         lane.minted = false;
+        lane.flowed = true;
         if lane.ask_again && lane.asked == 0 {
             return self.reopen(channel);
         }

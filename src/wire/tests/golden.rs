@@ -66,7 +66,8 @@ fn open() {
 
 #[test]
 fn data() {
-    let data = Data { lane: 3, seq: 300, tag: 0x1122_3344_5566_7788, ttl_left_ms: 1000, content: message() };
+    let data =
+        Data { lane: 3, seq: 300, tag: 0x1122_3344_5566_7788, ttl_left_ms: 1000, after: None, content: message() };
     forward(
         Forward::Data(data),
         "00000035 03 0000002e
@@ -74,6 +75,14 @@ fn data() {
          2a1b 0a026d31 120174 1a026d30 20ac02 2a060a0161120162 2a030a0163
          6869",
     );
+}
+
+#[test]
+fn early_data() {
+    let content = Content { id: "m".into(), ..Content::default() };
+    let data = Data { lane: 1, seq: 1, tag: 2, ttl_left_ms: 3, after: Some(0), content };
+    let header = "0801 1001 190200000000000000 2003 2a03 0a016d 310000000000000000";
+    forward(Forward::Data(data), &format!("00000022 03 0000001d {header}"));
 }
 
 #[test]

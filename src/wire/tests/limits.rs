@@ -17,12 +17,12 @@ use crate::{
 };
 
 fn data(content: Content) -> Forward {
-    Forward::Data(Data { lane: 1, seq: 1, tag: 1, ttl_left_ms: 1, content })
+    Forward::Data(Data { lane: 1, seq: 1, tag: 1, ttl_left_ms: 1, after: None, content })
 }
 
 /// `data` as a peer that checks nothing would write it.
 fn unchecked(content: header::Content, payload: &[u8]) -> Bytes {
-    let header = header::Data { lane: 1, seq: 1, tag: 1, ttl_left_ms: 1, content };
+    let header = header::Data { lane: 1, seq: 1, tag: 1, ttl_left_ms: 1, after: None, content };
     raw(kind::DATA, &header.encode_to_vec(), payload)
 }
 
@@ -63,6 +63,7 @@ fn the_largest_message_fits() {
         seq: i64::MAX as u64,
         tag: u64::MAX,
         ttl_left_ms: u64::MAX,
+        after: Some(u64::MAX),
         content: full.clone(),
     });
     let channel = Arc::from("c".repeat(MAX_NAME_BYTES));
@@ -165,8 +166,8 @@ fn positions_are_checked() {
         skip(5, 4),
         skip(0, 4),
         skip(1, over),
-        Forward::Data(Data { lane: 1, seq: 0, tag: 1, ttl_left_ms: 1, content: content("m", b"") }),
-        Forward::Data(Data { lane: 1, seq: over, tag: 1, ttl_left_ms: 1, content: content("m", b"") }),
+        Forward::Data(Data { lane: 1, seq: 0, tag: 1, ttl_left_ms: 1, after: None, content: content("m", b"") }),
+        Forward::Data(Data { lane: 1, seq: over, tag: 1, ttl_left_ms: 1, after: None, content: content("m", b"") }),
     ] {
         assert!(matches!(encode_forward(&frame), Err(WireError::Position { .. })), "{frame:?}");
     }

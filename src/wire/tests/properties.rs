@@ -53,9 +53,11 @@ fn forward() -> impl Strategy<Value = Forward> {
         proptest::collection::vec((any::<u64>(), 0..=i64::MAX as u64), 0..=MAX_EPOCHS),
     )
         .prop_map(|(lane, channel, epoch, previous)| Forward::Open(Open { lane, channel, epoch, previous }));
-    let data = (any::<(u32, u64, u64)>(), POSITIONS, content()).prop_map(|((lane, tag, ttl_left_ms), seq, content)| {
-        Forward::Data(Data { lane, seq, tag, ttl_left_ms, content })
-    });
+    let data = (any::<(u32, u64, u64, Option<u64>)>(), POSITIONS, content()).prop_map(
+        |((lane, tag, ttl_left_ms, after), seq, content)| {
+            Forward::Data(Data { lane, seq, tag, ttl_left_ms, after, content })
+        },
+    );
     let skip = (any::<(u32, u64, bool)>(), gap(), option::of(id()))
         .prop_map(|((lane, tag, lost), (from, to), id)| Forward::Skip(Skip { lane, from, to, tag, lost, id }));
     let query = (any::<u32>(), id()).prop_map(|(lane, id)| Forward::Query(Query { lane, id }));
@@ -190,7 +192,7 @@ proptest! {
 fn payloads_are_slices() {
     let payload = Bytes::from(vec![7; 1024]);
     let content = Content { payload: payload.clone(), ..super::content("m", b"") };
-    let frame = Forward::Data(Data { lane: 1, seq: 1, tag: 1, ttl_left_ms: 1, content });
+    let frame = Forward::Data(Data { lane: 1, seq: 1, tag: 1, ttl_left_ms: 1, after: None, content });
     let encoded = encode_forward(&frame).unwrap();
     assert_eq!(encoded.payload.as_ptr(), payload.as_ptr());
     let body = Bytes::from(forward_bytes(&frame)).slice(4..);
