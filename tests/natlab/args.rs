@@ -1,8 +1,10 @@
 //! The command line of the lab.
 
-use clap::{Parser, Subcommand};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use crate::kind::Kind;
+use clap::{Parser, Subcommand, ValueEnum as _};
+
+use crate::{expected, kind::Kind};
 
 /// Networks of namespaces with routers of every kind, and daemons in them.
 /// Needs root, iproute2, nftables, conntrack and miniupnpd.
@@ -25,6 +27,34 @@ pub(crate) enum Mode {
         #[arg(long, default_value_t = 4)]
         labs: usize,
     },
+    /// Connects daemons of every pair of kinds through two relays, and says in
+    /// how many runs that became a direct connection, and how fast.
+    Matrix {
+        /// Runs of each pair.
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+        /// Milliseconds between a peer and the middle of the internet, each
+        /// way: between two peers it is twice that.
+        #[arg(long, default_value_t = 15.0)]
+        delay: f64,
+        /// The same between a relay and the middle; that of a peer if not
+        /// said.
+        #[arg(long)]
+        relay_delay: Option<f64>,
+        /// Percent of packets lost between two peers, each way.
+        #[arg(long, default_value_t = 0.0)]
+        loss: f64,
+        /// Labs side by side.
+        #[arg(long, default_value_t = 3)]
+        labs: usize,
+        /// Only these pairs, such as "symmetric:upnp"; a kind alone stands for
+        /// its pairs with all.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<Selection>,
+        /// Write all figures there.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
     /// Builds one site of each of these kinds, says where, and keeps them until
     /// interrupted, to look around by `ip netns exec`.
     Hold {
@@ -40,4 +70,39 @@ pub(crate) enum Mode {
     },
     /// Removes what labs left behind that were killed.
     Clean,
+}
+
+/// A pair of the matrix, or a kind with all others.
+#[derive(Debug, Clone)]
+pub(crate) struct Selection {
+    kind: Kind,
+    other: Option<Kind>,
+}
+
+impl FromStr for Selection {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, other) = text.split_once(':').map_or((text, None), |(kind, other)| (kind, Some(other)));
+        let other = other.map(|name| Kind::from_str(name, false)).transpose()?;
+        Ok(Self { kind: Kind::from_str(kind, false)?, other })
+    }
+}
+
+/// The pairs selected; all of the matrix if none is. A pair may name kinds that
+/// are not in the matrix.
+pub(crate) fn pairs(only: &[Selection]) -> Vec<(Kind, Kind)> {
+    let mut pairs = Vec::new();
+    for Selection { kind, other } in only {
+        match other {
+            Some(other) => pairs.push((*kind, *other)),
+            None => pairs.extend(expected::pairs().into_iter().filter(|(a, b)| [a, b].contains(&kind))),
+        }
+    }
+    if only.is_empty() { expected::pairs() } else { pairs }
+}
+
+/// Milliseconds of the command line.
+pub(crate) fn delay(ms: f64) -> Duration {
+    Duration::from_secs_f64(ms / 1000.0)
 }

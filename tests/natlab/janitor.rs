@@ -32,6 +32,13 @@ pub(crate) fn directory(lab: &str) -> PathBuf {
     directory
 }
 
+/// Has the directories of daemons made where they are removed, whatever
+/// happens.
+pub(crate) fn keep_temporary_files() {
+    let directory = directory(&format!("{PREFIX}{}-tmp", std::process::id()));
+    tempfile::env::override_temp_dir(&directory).unwrap();
+}
+
 /// Removes the leftovers of programs that are gone.
 pub(crate) fn sweep_dead() {
     sweep(|pid| !is_natlab(pid));

@@ -6,22 +6,30 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod args;
+mod expected;
 mod forwarder;
 mod igd;
 mod janitor;
 mod kind;
 mod lab;
 mod line;
+mod matrix;
 mod netns;
+mod node;
 mod plan;
 mod probe;
 mod prove;
+mod report;
 mod router;
 mod rules;
+mod run;
 mod site;
 #[path = "../skip/mod.rs"]
 mod skip;
+#[path = "../support/mod.rs"]
+mod support;
 mod sys;
+mod watch;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -30,6 +38,7 @@ use clap::{CommandFactory as _, Parser as _};
 use args::{Args, Mode};
 use kind::Kind;
 use lab::Lab;
+use matrix::Plan;
 use site::Spec;
 
 /// What the lab runs, beside the daemon.
@@ -43,6 +52,7 @@ fn main() -> ExitCode {
     }
     janitor::on_signals();
     janitor::sweep_dead();
+    janitor::keep_temporary_files();
     let passed = std::panic::catch_unwind(|| run(mode)).unwrap_or(false);
     janitor::sweep_own();
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -51,6 +61,11 @@ fn main() -> ExitCode {
 fn run(mode: Mode) -> bool {
     match mode {
         Mode::Prove { only, labs } => prove::prove(&if only.is_empty() { prove::all() } else { only }, labs),
+        Mode::Matrix { runs, delay, relay_delay, loss, labs, only, json } => {
+            let (pairs, relay_delay) = (args::pairs(&only), args::delay(relay_delay.unwrap_or(delay)));
+            let plan = Plan { pairs, runs, delay: args::delay(delay), relay_delay, loss, labs };
+            matrix::matrix(&plan, json.as_deref())
+        }
         Mode::Hold { kinds, hosts, delay } => hold(&kinds, hosts, Duration::from_millis(delay)),
         Mode::Clean => true,
     }

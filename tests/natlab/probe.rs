@@ -1,8 +1,11 @@
 //! What a site's router does, found out with plain sockets: no word of the
 //! rules is taken for granted.
 
+mod events;
 mod igd;
 mod sockets;
+
+pub(crate) use events::events;
 
 use std::{
     net::{IpAddr, SocketAddr},

@@ -8,7 +8,7 @@ use crate::{
     kind::{Filtering, Igd, Kind, Mapping},
     lab::Lab,
     plan,
-    probe::{Ports, RTT, Seen, probe},
+    probe::{Ports, RTT, Seen, events, probe},
 };
 
 /// How much longer than planned a round trip may take on a busy machine.
@@ -40,7 +40,7 @@ pub(crate) fn prove(kinds: &[Kind], labs: usize) -> bool {
     });
     let seen = seen.into_inner().unwrap();
     println!(
-        "{:<24} {:<14} {:<14} {:<16} {:<11} {:<8} {:<4} {:<5} {:>7}  proven",
+        "{:<32} {:<14} {:<14} {:<13} {:<11} {:<8} {:<4} {:<5} {:>7}  proven",
         "site", "outer address", "ports", "lets in", "unsolicited", "hairpin", "tcp", "maps", "rtt ms"
     );
     let mut proven = seen.len() == work.len();
@@ -52,6 +52,10 @@ pub(crate) fn prove(kinds: &[Kind], labs: usize) -> bool {
             row(*kind, *hairpin, seen),
             if wrong.is_empty() { "yes".to_owned() } else { wrong.join("; ") }
         );
+    }
+    for (event, happens) in events(&Lab::new()) {
+        println!("event: {event:<24} {}", if happens { "proven" } else { "NOT AS IT SHOULD BE" });
+        proven &= happens;
     }
     proven
 }
@@ -121,7 +125,7 @@ fn row(kind: Kind, hairpin: bool, seen: &Seen) -> String {
     let maps: Vec<_> = seen.mapped.iter().map(|igd| format!("{igd:?}").to_lowercase()).collect();
     let rtt = seen.rtt.map_or("-".to_owned(), |rtt| format!("{:.1}", rtt.as_secs_f64() * 1000.0));
     format!(
-        "{name:<24} {:<14} {ports:<14} {filtering:<16} {:<11} {:<8} {:<4} {:<5} {rtt:>7} ",
+        "{name:<32} {:<14} {ports:<14} {filtering:<13} {:<11} {:<8} {:<4} {:<5} {rtt:>7} ",
         seen.outer.map_or("-".to_owned(), |ip| ip.to_string()),
         yes(seen.unsolicited),
         seen.hairpin.map_or("-", yes),

@@ -1,0 +1,174 @@
+//! One run: two fresh daemons that know each other's id and two relays; one
+//! sends a message, and the way it takes is watched.
+
+use std::time::{Duration, Instant};
+
+use p2p_node::proto::{self, MessageState, Route};
+use serde::Serialize;
+
+use crate::{
+    lab::Lab,
+    node::{Node, end},
+    site::{Site, Spec},
+    support::message,
+    watch::{RouteWatch, is_direct},
+};
+
+/// Longest that a daemon takes until others can reach it.
+const REACHABLE: Duration = Duration::from_secs(20);
+/// Longest from the dial to a direct connection.
+const DIRECT: Duration = Duration::from_secs(20);
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(2);
+
+/// Two relays of a lab. Two, so that observed addresses come from two.
+pub(crate) struct Relays {
+    nodes: Vec<Node>,
+    /// Kept for their lines.
+    pub(crate) sites: Vec<Site>,
+    pub(crate) addresses: Vec<String>,
+}
+
+impl Relays {
+    pub(crate) async fn start(lab: &Lab, spec: Spec) -> Self {
+        let sites: Vec<Site> = (0..2).map(|_| lab.site(spec)).collect();
+        let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
+        for site in &sites {
+            let node = Node::start_relay(site).await;
+            addresses.extend(node.addresses_on(site));
+            nodes.push(node);
+        }
+        Self { nodes, sites, addresses }
+    }
+
+    pub(crate) async fn end(self) {
+        end(self.nodes).await;
+    }
+}
+
+/// What came of a run. Times are milliseconds since the dial, unless said.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Outcome {
+    /// The first message was stored by the peer.
+    pub(crate) stored: Option<f64>,
+    /// The first connection through a relay.
+    pub(crate) relayed: Option<f64>,
+    /// The first connection without one.
+    pub(crate) direct: Option<f64>,
+    /// QUIC or TCP, of the direct connection.
+    pub(crate) transport: Option<&'static str>,
+    /// The direct connection still carried messages at the end.
+    pub(crate) held: bool,
+    /// From the start of the process until others can reach it, of the dialler
+    /// and of the peer.
+    pub(crate) online: [Option<f64>; 2],
+    /// What went wrong.
+    pub(crate) trouble: Vec<String>,
+}
+
+impl Outcome {
+    pub(crate) fn connected(&self) -> bool {
+        self.stored.is_some()
+    }
+
+    pub(crate) fn is_direct(&self) -> bool {
+        self.direct.is_some() && self.held
+    }
+
+    /// From the relayed to the direct connection.
+    pub(crate) fn upgrade(&self) -> Option<f64> {
+        Some((self.direct? - self.relayed?).max(0.0))
+    }
+}
+
+/// Where the two daemons run.
+pub(crate) struct Places<'a> {
+    pub(crate) dialler: (&'a Site, usize),
+    pub(crate) peer: (&'a Site, usize),
+}
+
+/// One run between two sites; waits for a direct connection for so long as
+/// one may come.
+pub(crate) async fn run(places: &Places<'_>, relays: &[String]) -> Outcome {
+    let (dialler, peer) = (places.dialler, places.peer);
+    let (from, to) =
+        tokio::join!(Node::start_peer(dialler.0, dialler.1, relays), Node::start_peer(peer.0, peer.1, relays));
+    let outcome = watched(&from, &to).await;
+    if !outcome.trouble.is_empty() && std::env::var_os("NATLAB_LOGS").is_some() {
+        eprintln!("--- dialler {}\n{}--- peer {}\n{}", from.id, from.daemon.log(), to.id, to.daemon.log());
+    }
+    end(vec![from, to]).await;
+    outcome
+}
+
+async fn watched(from: &Node, to: &Node) -> Outcome {
+    let mut outcome = Outcome::default();
+    tokio::join!(from.trust(&to.id), to.trust(&from.id));
+    let online = tokio::join!(from.reachable(REACHABLE), to.reachable(REACHABLE));
+    for (n, online) in [online.0, online.1].into_iter().enumerate() {
+        match online {
+            Ok(took) => outcome.online[n] = Some(millis(took)),
+            Err(why) => outcome.trouble.push(format!("not reachable in time: {why}")),
+        }
+    }
+    let watch = RouteWatch::new(&from.client, &to.id).await;
+    let dial = Instant::now();
+    outcome.stored = match send(from, &to.id, "first").await {
+        Ok(()) => Some(millis(dial.elapsed())),
+        Err(why) => {
+            outcome.trouble.push(format!("first message: {why}"));
+            None
+        }
+    };
+    while watch.first(is_direct).is_none() && dial.elapsed() < DIRECT {
+        tokio::time::sleep(POLL).await;
+    }
+    let since_dial = |at: Instant| millis(at.saturating_duration_since(dial));
+    outcome.relayed = watch.first(|route| route == Route::Relayed).map(since_dial);
+    outcome.direct = watch.first(is_direct).map(since_dial);
+    confirm(from, &to.id, &watch, &mut outcome).await;
+    outcome
+}
+
+/// Whether messages pass at the end, and over what.
+async fn confirm(from: &Node, to: &str, watch: &RouteWatch, outcome: &mut Outcome) {
+    if let Err(why) = send(from, to, "last").await {
+        outcome.trouble.push(format!("last message: {why}"));
+        return;
+    }
+    match from.client.clone().ping(proto::PingRequest { peer: to.to_owned() }).await {
+        Ok(pong) => {
+            let pong = pong.into_inner();
+            outcome.held = is_direct(pong.route()) && is_direct(watch.now());
+            if is_direct(pong.route()) {
+                outcome.transport = Some(if pong.address.contains("/quic-v1") { "QUIC" } else { "TCP" });
+            }
+            if outcome.direct.is_some() && !outcome.held {
+                outcome.trouble.push(format!("not direct any more: {:?} {}", pong.route(), pong.address));
+            }
+        }
+        Err(status) => outcome.trouble.push(format!("ping: {}", status.message())),
+    }
+}
+
+async fn send(from: &Node, to: &str, id: &str) -> Result<(), String> {
+    let request = proto::SendRequest {
+        peer: to.to_owned(),
+        message: Some(message("", id, "natlab")),
+        wait: proto::Wait::Stored.into(),
+        timeout_ms: u32::try_from(DIRECT.as_millis()).unwrap(),
+        ..proto::SendRequest::default()
+    };
+    match from.client.clone().send(request).await {
+        Ok(response) => {
+            let response = response.into_inner();
+            let stored = response.state() == MessageState::Stored;
+            if stored { Ok(()) } else { Err(format!("{:?}: {}", response.state(), response.detail)) }
+        }
+        Err(status) => Err(status.message().to_owned()),
+    }
+}
+
+pub(crate) fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1_000_000.0).round() / 1000.0
+}
