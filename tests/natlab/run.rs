@@ -24,8 +24,8 @@ const POLL: Duration = Duration::from_millis(2);
 /// Two relays of a lab. Two, so that observed addresses come from two.
 pub(crate) struct Relays {
     nodes: Vec<Node>,
-    /// Kept for their lines.
-    pub(crate) sites: Vec<Site>,
+    /// Held as long as the daemons run there.
+    _sites: Vec<Site>,
     pub(crate) addresses: Vec<String>,
 }
 
@@ -38,7 +38,7 @@ impl Relays {
             addresses.extend(node.addresses_on(site));
             nodes.push(node);
         }
-        Self { nodes, sites, addresses }
+        Self { nodes, _sites: sites, addresses }
     }
 
     pub(crate) async fn end(self) {
@@ -120,13 +120,15 @@ async fn watched(from: &Node, to: &Node) -> Outcome {
             None
         }
     };
-    while watch.first(is_direct).is_none() && dial.elapsed() < DIRECT {
+    while outcome.connected() && watch.first(is_direct).is_none() && dial.elapsed() < DIRECT {
         tokio::time::sleep(POLL).await;
     }
     let since_dial = |at: Instant| millis(at.saturating_duration_since(dial));
     outcome.relayed = watch.first(|route| route == Route::Relayed).map(since_dial);
     outcome.direct = watch.first(is_direct).map(since_dial);
-    confirm(from, &to.id, &watch, &mut outcome).await;
+    if outcome.connected() {
+        confirm(from, &to.id, &watch, &mut outcome).await;
+    }
     outcome
 }
 

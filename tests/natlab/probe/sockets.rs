@@ -12,6 +12,9 @@ use crate::{netns::Netns, site::Site};
 /// round trip of a probe.
 const PATIENCE: Duration = Duration::from_millis(250);
 
+/// So long after the last of a burst, none of it comes any more.
+const PAUSE: Duration = Duration::from_millis(30);
+
 /// A UDP socket of a site's host.
 pub(crate) struct Peer {
     socket: UdpSocket,
@@ -55,6 +58,19 @@ impl Peer {
             }
         }
         None
+    }
+
+    /// Writes a number to a public peer.
+    pub(crate) fn say(&self, number: u32, to: &Self) {
+        self.socket.send_to(&number.to_be_bytes(), to.address).unwrap();
+    }
+
+    /// The numbers that come, so many or until none has come for a while.
+    pub(crate) fn hear(&self, most: u32) -> Vec<u32> {
+        self.socket.set_read_timeout(Some(PAUSE)).unwrap();
+        let mut heard = [0; 4];
+        let next = || self.socket.recv(&mut heard).ok().map(|_| u32::from_be_bytes(heard));
+        std::iter::from_fn(next).take(most as usize).collect()
     }
 
     /// The time of a packet there and back.
