@@ -4,7 +4,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum as _};
 
-use crate::{expected, kind::Kind};
+use crate::{expected, faults::Fault, kind::Kind};
 
 /// Networks of namespaces with routers of every kind, and daemons in them.
 /// Needs root, iproute2, nftables, conntrack and miniupnpd.
@@ -54,6 +54,25 @@ pub(crate) enum Mode {
         /// Write all figures there.
         #[arg(long)]
         json: Option<PathBuf>,
+    },
+    /// Changes the network under a steady stream of durable messages, and says
+    /// after how many seconds they flow again, and whether all came once.
+    Faults {
+        /// Only these.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<Fault>,
+        /// Runs of each case.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        /// As of `matrix`.
+        #[arg(long, default_value_t = 15.0)]
+        delay: f64,
+        /// Seconds that a line is out.
+        #[arg(long, default_value_t = 60)]
+        out: u64,
+        /// Labs side by side.
+        #[arg(long, default_value_t = 3)]
+        labs: usize,
     },
     /// Builds one site of each of these kinds, says where, and keeps them until
     /// interrupted, to look around by `ip netns exec`.

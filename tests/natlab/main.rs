@@ -7,6 +7,7 @@
 
 mod args;
 mod expected;
+mod faults;
 mod forwarder;
 mod igd;
 mod janitor;
@@ -19,6 +20,7 @@ mod node;
 mod plan;
 mod probe;
 mod prove;
+mod relays;
 mod report;
 mod router;
 mod rules;
@@ -29,6 +31,7 @@ mod skip;
 #[path = "../support/mod.rs"]
 mod support;
 mod sys;
+mod traffic;
 mod watch;
 
 use std::{process::ExitCode, time::Duration};
@@ -65,6 +68,10 @@ fn run(mode: Mode) -> bool {
             let (pairs, relay_delay) = (args::pairs(&only), args::delay(relay_delay.unwrap_or(delay)));
             let plan = Plan { pairs, runs, delay: args::delay(delay), relay_delay, loss, labs };
             matrix::matrix(&plan, json.as_deref())
+        }
+        Mode::Faults { only, runs, delay, out, labs } => {
+            let (delay, out) = (args::delay(delay), Duration::from_secs(out));
+            faults::faults(&faults::Plan { only, runs, delay, out, labs })
         }
         Mode::Hold { kinds, hosts, delay } => hold(&kinds, hosts, Duration::from_millis(delay)),
         Mode::Clean => true,

@@ -11,8 +11,9 @@ use crate::{
     expected,
     kind::Kind,
     lab::Lab,
+    relays::Relays,
     report,
-    run::{Outcome, Places, Relays, run},
+    run::{Outcome, Places, run},
     site::{Site, Spec},
 };
 
@@ -72,8 +73,8 @@ pub(crate) fn as_expected(a: Kind, b: Kind, runs: &[Outcome]) -> bool {
 fn work(plan: &Plan, queue: &Mutex<impl Iterator<Item = (Kind, Kind)>>, outcomes: &Mutex<Outcomes>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let lab = Lab::new();
-    let relay = Spec { delay: plan.relay_delay, ..Spec::new(Kind::None) };
-    let relays = runtime.block_on(Relays::start(&lab, relay));
+    // Two, so that observed addresses come from two.
+    let relays = runtime.block_on(Relays::start(&lab, 2, plan.relay_delay));
     loop {
         let Some((a, b)) = queue.lock().unwrap().next() else { break };
         let mut sites = [a, b].map(|kind| lab.site(plan.spec(kind)));

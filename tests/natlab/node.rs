@@ -36,6 +36,13 @@ impl Node {
         Self { daemon, client, id, started }
     }
 
+    /// Starts the process again, on the same state.
+    pub(crate) async fn restart(&mut self) {
+        self.started = Instant::now();
+        self.daemon.restart().await;
+        self.client = self.daemon.client().await;
+    }
+
     /// A relay and bootstrap node for everyone, on a public host.
     pub(crate) async fn start_relay(site: &Site) -> Self {
         let mut args = words(&["--no-mdns", "--serve", "on"]);
@@ -88,7 +95,8 @@ impl Node {
 
 /// Ends daemons gently, so that others notice at once.
 pub(crate) async fn end(nodes: Vec<Node>) {
-    let mut children: Vec<_> = nodes.into_iter().map(|mut node| (node.daemon.take_child(), node)).collect();
+    let running = nodes.into_iter().filter(|node| node.daemon.is_running());
+    let mut children: Vec<_> = running.map(|mut node| (node.daemon.take_child(), node)).collect();
     for (child, _) in &children {
         signal(child.id(), nix::sys::signal::Signal::SIGTERM);
     }

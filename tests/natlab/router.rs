@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use crate::{
     igd::Miniupnpd,
-    kind::Kind,
+    kind::{Kind, Mapping},
     netns::Netns,
+    plan,
     rules::{self, Facts},
 };
 
@@ -32,6 +33,7 @@ impl Router {
     /// passes meanwhile.
     pub(crate) fn reset(&mut self) {
         self.igd = None;
+        self.facts.first_port = plan::CHANGED_PORT;
         self.netns.nft(&(rules::HOLD.to_owned() + &rules::text(&self.facts)));
         self.forget_connections();
         self.netns.nft(rules::RELEASE);
@@ -40,9 +42,15 @@ impl Router {
     }
 
     /// Forgets the mappings that traffic made; those that hosts asked for
-    /// stay. Nothing passes meanwhile.
-    pub(crate) fn flush(&self) {
-        self.netns.nft(&(rules::HOLD.to_owned() + rules::FORGET));
+    /// stay. Where ports are changed, the next mappings have others. Nothing
+    /// passes meanwhile.
+    pub(crate) fn flush(&mut self) {
+        if self.facts.kind.mapping() == Mapping::Changed {
+            self.facts.first_port += 100;
+            self.netns.nft(&(rules::HOLD.to_owned() + &rules::text(&self.facts)));
+        } else {
+            self.netns.nft(&(rules::HOLD.to_owned() + rules::FORGET));
+        }
         self.forget_connections();
         self.netns.nft(rules::RELEASE);
     }

@@ -29,6 +29,8 @@ pub(crate) struct Facts {
     pub(crate) inner_net: String,
     /// In the order of their outer ports.
     pub(crate) hosts: Vec<Ipv4Addr>,
+    /// The outer port of the first host, where ports are changed.
+    pub(crate) first_port: u16,
 }
 
 /// Drops everything until `RELEASE`, before connections are tracked.
@@ -96,7 +98,7 @@ fn post(facts: &Facts) -> Vec<String> {
     let outer = facts.outer;
     let mut rules = Vec::new();
     if facts.kind.mapping() == Mapping::Changed {
-        for (host, port) in facts.hosts.iter().zip(plan::CHANGED_PORT..) {
+        for (host, port) in facts.hosts.iter().zip(facts.first_port..) {
             let from = format!("ip saddr {host} udp sport {}", plan::PORT);
             rules.push(format!("oifname \"wan\" {from} update @fc {{ {port} timeout 300s : ip saddr . udp sport }}"));
             rules.push(format!("oifname \"wan\" {from} snat ip to {outer}:{port}"));

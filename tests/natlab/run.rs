@@ -7,9 +7,8 @@ use p2p_node::proto::{self, MessageState, Route};
 use serde::Serialize;
 
 use crate::{
-    lab::Lab,
     node::{Node, end},
-    site::{Site, Spec},
+    site::Site,
     support::message,
     watch::{RouteWatch, is_direct},
 };
@@ -20,31 +19,6 @@ const REACHABLE: Duration = Duration::from_secs(20);
 const DIRECT: Duration = Duration::from_secs(20);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(2);
-
-/// Two relays of a lab. Two, so that observed addresses come from two.
-pub(crate) struct Relays {
-    nodes: Vec<Node>,
-    /// Held as long as the daemons run there.
-    _sites: Vec<Site>,
-    pub(crate) addresses: Vec<String>,
-}
-
-impl Relays {
-    pub(crate) async fn start(lab: &Lab, spec: Spec) -> Self {
-        let sites: Vec<Site> = (0..2).map(|_| lab.site(spec)).collect();
-        let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
-        for site in &sites {
-            let node = Node::start_relay(site).await;
-            addresses.extend(node.addresses_on(site));
-            nodes.push(node);
-        }
-        Self { nodes, _sites: sites, addresses }
-    }
-
-    pub(crate) async fn end(self) {
-        end(self.nodes).await;
-    }
-}
 
 /// What came of a run. Times are milliseconds since the dial, unless said.
 #[derive(Debug, Clone, Default, Serialize)]

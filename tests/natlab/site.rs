@@ -120,8 +120,8 @@ impl Site {
     }
 
     /// All routers lose the mappings that traffic made.
-    pub(crate) fn flush(&self) {
-        self.routers.iter().for_each(Router::flush);
+    pub(crate) fn flush(&mut self) {
+        self.routers.iter_mut().for_each(Router::flush);
     }
 
     /// The provider gives another public address; mappings to the old one are
@@ -210,7 +210,14 @@ impl Site {
     }
 
     fn router(&self, what: &str, hosts: Vec<Ipv4Addr>, outer: Ipv4Addr, inner_net: String) -> Router {
-        let facts = Facts { kind: self.spec.kind, hairpin: self.spec.hairpin, outer, inner_net, hosts };
+        let facts = Facts {
+            kind: self.spec.kind,
+            hairpin: self.spec.hairpin,
+            outer,
+            inner_net,
+            hosts,
+            first_port: plan::CHANGED_PORT,
+        };
         Router::new(&self.name(what), facts, self.core.directory.clone())
     }
 

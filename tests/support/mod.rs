@@ -88,6 +88,10 @@ impl Daemon {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("the daemon runs").id()
     }

@@ -15,7 +15,7 @@ pub(crate) fn events(lab: &Lab) -> Vec<(&'static str, bool)> {
     let mut site = lab.site(Spec { delay: DELAY, ..Spec::new(Kind::PortRestricted) });
     let servers = [0, 1].map(|_| lab.site(Spec { delay: DELAY, ..Spec::new(Kind::None) }));
     vec![
-        ("mappings flushed", flushed(&site, &servers[0])),
+        ("mappings flushed", flushed(&mut site, &servers[0])),
         ("line out", outage(&site, &servers[0])),
         ("host unplugged", unplugged(&site, &servers[0])),
         ("new public address", new_address(&mut site, &servers[0])),
@@ -25,7 +25,7 @@ pub(crate) fn events(lab: &Lab) -> Vec<(&'static str, bool)> {
 }
 
 /// An open mapping is closed until the host writes again.
-fn flushed(site: &Site, server: &Site) -> bool {
+fn flushed(site: &mut Site, server: &Site) -> bool {
     let (client, server) = (Peer::new(site, 0, plan::PORT), Peer::new(server, 0, 5001));
     let Some(outer) = client.seen_by(&server) else { return false };
     let open = server.reaches(outer, &client);

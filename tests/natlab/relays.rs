@@ -1,0 +1,58 @@
+//! The relays of a lab.
+
+use std::time::Duration;
+
+use crate::{
+    kind::Kind,
+    lab::Lab,
+    node::{Node, end},
+    site::{Site, Spec},
+};
+
+/// Daemons on public hosts that serve everyone.
+pub(crate) struct Relays {
+    relays: Vec<(Node, Site)>,
+    /// Of all, QUIC and TCP.
+    pub(crate) addresses: Vec<String>,
+}
+
+impl Relays {
+    pub(crate) async fn start(lab: &Lab, count: usize, delay: Duration) -> Self {
+        let (mut relays, mut addresses) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let site = lab.site(Spec { delay, ..Spec::new(Kind::None) });
+            let node = Node::start_relay(&site).await;
+            addresses.extend(node.addresses_on(&site));
+            relays.push((node, site));
+        }
+        Self { relays, addresses }
+    }
+
+    /// The one that this circuit address leads through.
+    pub(crate) fn of(&self, address: &str) -> Option<usize> {
+        self.relays
+            .iter()
+            .position(|(node, site)| address.contains(&node.id) || address.contains(&format!("/{}/", site.public())))
+    }
+
+    /// Power off: silent from one moment to the next.
+    pub(crate) fn power_off(&mut self, relay: usize) {
+        let (node, site) = &mut self.relays[relay];
+        site.outage(true);
+        node.daemon.kill();
+    }
+
+    /// Power on; returns once it serves.
+    pub(crate) async fn power_on(&mut self, relay: usize) {
+        let (node, site) = &mut self.relays[relay];
+        site.outage(false);
+        node.restart().await;
+    }
+
+    pub(crate) async fn end(self) {
+        // The sites stay until the daemons have ended.
+        let (nodes, sites): (Vec<_>, Vec<_>) = self.relays.into_iter().unzip();
+        end(nodes).await;
+        drop(sites);
+    }
+}
