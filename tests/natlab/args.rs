@@ -4,7 +4,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum as _};
 
-use crate::{expected, faults::Fault, kind::Kind};
+use crate::{expected, faults::Fault, kind::Kind, matrix::Shared};
 
 /// Networks of namespaces with routers of every kind, and daemons in them.
 /// Needs root, iproute2, nftables, conntrack and miniupnpd.
@@ -51,6 +51,9 @@ pub(crate) enum Mode {
         /// its pairs with all.
         #[arg(long, value_delimiter = ',')]
         only: Vec<Selection>,
+        /// Both peers behind one router, each kind that is one.
+        #[arg(long)]
+        shared: Option<Shared>,
         /// Write all figures there.
         #[arg(long)]
         json: Option<PathBuf>,
@@ -109,8 +112,14 @@ impl FromStr for Selection {
 }
 
 /// The pairs selected; all of the matrix if none is. A pair may name kinds that
-/// are not in the matrix.
-pub(crate) fn pairs(only: &[Selection]) -> Vec<(Kind, Kind)> {
+/// are not in the matrix. Behind one router, both are of the same kind.
+pub(crate) fn pairs(only: &[Selection], shared: Option<Shared>) -> Vec<(Kind, Kind)> {
+    if let Some(shared) = shared {
+        let kinds = expected::MATRIX.into_iter().filter(|kind| kind.translates());
+        let fits = |kind: &Kind| shared == Shared::Lan || kind.takes_hairpin();
+        let chosen = |kind: &Kind| only.is_empty() || only.iter().any(|selection| selection.kind == *kind);
+        return kinds.filter(fits).filter(chosen).map(|kind| (kind, kind)).collect();
+    }
     let mut pairs = Vec::new();
     for Selection { kind, other } in only {
         match other {

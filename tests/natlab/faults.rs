@@ -139,7 +139,7 @@ fn is_sound(result: &Result) -> bool {
 
 async fn run(plan: &Plan, case: Case) -> Result {
     let lab = Lab::new();
-    let mut relays = Relays::start(&lab, if case.fault == Fault::RelayReboot { 1 } else { 2 }, plan.delay).await;
+    let mut relays = Relays::start(&lab, if case.fault == Fault::RelayReboot { 1 } else { 2 }, plan.delay, false).await;
     let mut sites = [case.a, case.b].map(|kind| lab.site(Spec { delay: plan.delay, ..Spec::new(kind) }));
     let (a, b) = tokio::join!(
         Node::start_peer(&sites[0], 0, &relays.addresses),

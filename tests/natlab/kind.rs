@@ -113,6 +113,13 @@ impl Kind {
         !self.is_public() && !self.is_v6()
     }
 
+    /// A router of this kind can send back what is for its own outer address:
+    /// that needs a mapping that holds for all destinations.
+    pub(crate) fn takes_hairpin(self) -> bool {
+        let holds = matches!(self.mapping(), Mapping::Kept | Mapping::Changed);
+        self.translates() && self.udp() && self != Self::Double && holds
+    }
+
     pub(crate) fn name(self) -> String {
         self.to_possible_value().unwrap().get_name().to_owned()
     }

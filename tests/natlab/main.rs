@@ -64,9 +64,9 @@ fn main() -> ExitCode {
 fn run(mode: Mode) -> bool {
     match mode {
         Mode::Prove { only, labs } => prove::prove(&if only.is_empty() { prove::all() } else { only }, labs),
-        Mode::Matrix { runs, delay, relay_delay, loss, labs, only, json } => {
-            let (pairs, relay_delay) = (args::pairs(&only), args::delay(relay_delay.unwrap_or(delay)));
-            let plan = Plan { pairs, runs, delay: args::delay(delay), relay_delay, loss, labs };
+        Mode::Matrix { runs, delay, relay_delay, loss, labs, only, shared, json } => {
+            let (pairs, relay_delay) = (args::pairs(&only, shared), args::delay(relay_delay.unwrap_or(delay)));
+            let plan = Plan { pairs, runs, delay: args::delay(delay), relay_delay, loss, labs, shared };
             matrix::matrix(&plan, json.as_deref())
         }
         Mode::Faults { only, runs, delay, out, labs } => {

@@ -1,6 +1,9 @@
 //! Daemons on the hosts of a site.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use p2p_node::proto::{self, StatusResponse};
 
@@ -114,12 +117,14 @@ pub(crate) async fn end(nodes: Vec<Node>) {
     }
 }
 
-/// QUIC and TCP at the public address.
+/// QUIC and TCP at the public addresses.
 fn public_addresses(site: &Site) -> Vec<String> {
-    let ip = site.public();
-    let kind = if ip.is_ipv4() { "ip4" } else { "ip6" };
-    let port = plan::PORT;
-    vec![format!("/{kind}/{ip}/udp/{port}/quic-v1"), format!("/{kind}/{ip}/tcp/{port}")]
+    let of = |ip: IpAddr| {
+        let (kind, port) = (if ip.is_ipv4() { "ip4" } else { "ip6" }, plan::PORT);
+        [format!("/{kind}/{ip}/udp/{port}/quic-v1"), format!("/{kind}/{ip}/tcp/{port}")]
+    };
+    let second = site.spec.dual.then(|| plan::v6_wan(site.number).into());
+    [Some(site.public()), second].into_iter().flatten().flat_map(of).collect()
 }
 
 fn words(words: &[&str]) -> Vec<String> {

@@ -133,14 +133,13 @@ fn filtering(site: &Site, servers: &[Site; 2]) -> Option<Filtering> {
     })
 }
 
-/// Whether a second host reaches the first by its outer address and port, and
-/// is answered.
+/// Whether two hosts reach each other by their outer addresses and ports, each
+/// seen at its own.
 fn hairpin_works(site: &Site, servers: &[Site; 2]) -> bool {
     let server = Peer::new(&servers[0], 0, 5001);
     let (first, second) = (Peer::new(site, 0, plan::PORT), Peer::new(site, 1, plan::PORT));
-    let (Some(outer), Some(_)) = (first.seen_by(&server), second.seen_by(&server)) else { return false };
-    let Some(from) = second.source_at(outer, &first) else { return false };
-    from.ip() == site.public() && first.reaches(from, &second)
+    let (Some(of_first), Some(of_second)) = (first.seen_by(&server), second.seen_by(&server)) else { return false };
+    first.source_at(of_second, &second) == Some(of_first) && second.source_at(of_first, &first) == Some(of_second)
 }
 
 /// Whether a host gets a mapping by this protocol that lets strangers in.

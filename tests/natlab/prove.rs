@@ -23,7 +23,7 @@ const BLOCK: u16 = 2048;
 /// what they should be.
 pub(crate) fn prove(kinds: &[Kind], labs: usize) -> bool {
     let mut work: Vec<(Kind, bool)> = kinds.iter().map(|kind| (*kind, false)).collect();
-    work.extend(kinds.iter().filter(|kind| takes_hairpin(**kind)).map(|kind| (*kind, true)));
+    work.extend(kinds.iter().filter(|kind| kind.takes_hairpin()).map(|kind| (*kind, true)));
     work.sort();
     let (queue, seen) = (Mutex::new(work.iter()), Mutex::new(BTreeMap::new()));
     std::thread::scope(|scope| {
@@ -63,14 +63,6 @@ pub(crate) fn prove(kinds: &[Kind], labs: usize) -> bool {
 /// All kinds.
 pub(crate) fn all() -> Vec<Kind> {
     Kind::value_variants().to_vec()
-}
-
-/// Hairpin needs a mapping that holds for all destinations.
-fn takes_hairpin(kind: Kind) -> bool {
-    kind.translates()
-        && kind.udp()
-        && kind != Kind::Double
-        && matches!(kind.mapping(), Mapping::Kept | Mapping::Changed)
 }
 
 /// What is not as the kind promises.

@@ -17,10 +17,11 @@ pub(crate) struct Relays {
 }
 
 impl Relays {
-    pub(crate) async fn start(lab: &Lab, count: usize, delay: Duration) -> Self {
+    /// `dual`: with IPv6 beside IPv4.
+    pub(crate) async fn start(lab: &Lab, count: usize, delay: Duration, dual: bool) -> Self {
         let (mut relays, mut addresses) = (Vec::new(), Vec::new());
         for _ in 0..count {
-            let site = lab.site(Spec { delay, ..Spec::new(Kind::None) });
+            let site = lab.site(Spec { delay, dual, ..Spec::new(Kind::None) });
             let node = Node::start_relay(&site).await;
             addresses.extend(node.addresses_on(&site));
             relays.push((node, site));

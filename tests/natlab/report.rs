@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{
     expected::{self, MATRIX},
     kind::Kind,
-    matrix::{Outcomes, Plan, as_expected},
+    matrix::{Outcomes, Plan},
     run::{Outcome, millis},
 };
 
@@ -36,16 +36,16 @@ pub(crate) fn progress(plan: &Plan, (a, b): (Kind, Kind), n: usize, outcome: &Ou
 
 pub(crate) fn print(plan: &Plan, outcomes: &Outcomes, took: Duration) {
     println!();
-    square(outcomes);
+    square(plan, outcomes);
     println!();
     pairs(plan, outcomes);
     println!();
     classes(plan, outcomes);
-    verdict(outcomes, took);
+    verdict(plan, outcomes, took);
 }
 
 /// The matrix itself: direct runs of all, or what is wrong.
-fn square(outcomes: &Outcomes) {
+fn square(plan: &Plan, outcomes: &Outcomes) {
     let shown: Vec<Kind> =
         MATRIX.into_iter().filter(|kind| outcomes.keys().any(|(a, b)| [a, b].contains(&kind))).collect();
     print!("{:<24}", "");
@@ -57,21 +57,21 @@ fn square(outcomes: &Outcomes) {
         print!("{:<24}", a.name());
         for b in &shown {
             let runs = outcomes.get(&(*a, *b)).or_else(|| outcomes.get(&(*b, *a)));
-            print!("{:<COLUMN$}", runs.map_or(String::new(), |runs| cell(*a, *b, runs)));
+            print!("{:<COLUMN$}", runs.map_or(String::new(), |runs| cell(plan, (*a, *b), runs)));
         }
         println!();
     }
     println!("direct/runs with the transport; \"relay\": as it must be; \"!\": not as expected");
 }
 
-fn cell(a: Kind, b: Kind, runs: &[Outcome]) -> String {
+fn cell(plan: &Plan, pair: (Kind, Kind), runs: &[Outcome]) -> String {
     let connected = runs.iter().filter(|run| run.connected()).count();
     let direct = runs.iter().filter(|run| run.is_direct()).count();
-    let mark = if as_expected(a, b, runs) { "" } else { "!" };
+    let mark = if plan.met(pair, runs) { "" } else { "!" };
     if connected < runs.len() {
         return format!("{connected}/{} conn{mark}", runs.len());
     }
-    if direct == 0 && !expected::direct(a, b) {
+    if direct == 0 && !plan.direct(pair) {
         return format!("{connected}/{} relay", runs.len());
     }
     format!("{direct}/{} {}{mark}", runs.len(), transports(runs))
@@ -98,15 +98,15 @@ fn pairs(plan: &Plan, outcomes: &Outcomes) {
         println!(
             "{:<48} {:<10} {:<9} {:<7} {:<9} {:<6} {:>9} {:>11} {:>10}{}",
             format!("{} x {}", a.name(), b.name()),
-            if expected::direct(*a, *b) { "direct" } else { "relayed" },
+            if plan.direct((*a, *b)) { "direct" } else { "relayed" },
             count(Outcome::connected),
             count(Outcome::is_direct),
             transports(runs),
-            if expected::stock_loses(*a, *b) { "loses" } else { "-" },
+            if plan.stock_loses((*a, *b)) { "loses" } else { "-" },
             p50(|run| run.stored),
             p50(Outcome::upgrade),
             p50(|run| run.direct),
-            if as_expected(*a, *b, runs) { "" } else { "   NOT AS EXPECTED" },
+            if plan.met((*a, *b), runs) { "" } else { "   NOT AS EXPECTED" },
         );
         for (n, run) in runs.iter().enumerate().filter(|(_, run)| !run.trouble.is_empty()) {
             println!("    run {}: {}", n + 1, run.trouble.join("; "));
@@ -120,7 +120,7 @@ fn classes(plan: &Plan, outcomes: &Outcomes) {
     let mut by_class: BTreeMap<String, Vec<Outcome>> = BTreeMap::new();
     for ((a, b), runs) in outcomes {
         let class = format!("{:?}", expected::class(*a, *b));
-        let stays = if expected::direct(*a, *b) { "" } else { ", relayed" };
+        let stays = if plan.direct((*a, *b)) { "" } else { ", relayed" };
         by_class.entry(class + stays).or_default().extend(runs.iter().cloned());
         by_class.entry("all".to_owned()).or_default().extend(runs.iter().cloned());
     }
@@ -147,10 +147,10 @@ fn classes(plan: &Plan, outcomes: &Outcomes) {
     println!("(p50/p95)");
 }
 
-fn verdict(outcomes: &Outcomes, took: Duration) {
+fn verdict(plan: &Plan, outcomes: &Outcomes, took: Duration) {
     let runs: Vec<&Outcome> = outcomes.values().flatten().collect();
-    let lost = outcomes.keys().filter(|(a, b)| expected::stock_loses(*a, *b)).count();
-    let wrong: Vec<_> = outcomes.iter().filter(|((a, b), runs)| !as_expected(*a, *b, runs)).collect();
+    let lost = outcomes.keys().filter(|(a, b)| plan.stock_loses((*a, *b))).count();
+    let wrong: Vec<_> = outcomes.iter().filter(|((a, b), runs)| !plan.met((*a, *b), runs)).collect();
     println!(
         "\n{} pairs, {} runs in {:.1} min: connected in {}, direct in {}. Stock libp2p would have stayed relayed in {lost} \
          of the pairs that can be direct.",
@@ -175,8 +175,8 @@ pub(crate) fn json(plan: &Plan, outcomes: &Outcomes) -> String {
         .map(|((a, b), runs)| {
             json!({
                 "a": a.name(), "b": b.name(), "class": format!("{:?}", expected::class(*a, *b)),
-                "expected_direct": expected::direct(*a, *b), "stock_loses": expected::stock_loses(*a, *b),
-                "as_expected": as_expected(*a, *b, runs), "runs": runs,
+                "expected_direct": plan.direct((*a, *b)), "stock_loses": plan.stock_loses((*a, *b)),
+                "as_expected": plan.met((*a, *b), runs), "runs": runs,
             })
         })
         .collect();

@@ -96,20 +96,17 @@ fn pre(facts: &Facts) -> Vec<String> {
 /// Outbound: the outer port. Only a connection's first packet comes here.
 fn post(facts: &Facts) -> Vec<String> {
     let outer = facts.outer;
-    let mut rules = Vec::new();
-    if facts.kind.mapping() == Mapping::Changed {
-        for (host, port) in facts.hosts.iter().zip(facts.first_port..) {
-            let from = format!("ip saddr {host} udp sport {}", plan::PORT);
-            rules.push(format!("oifname \"wan\" {from} update @fc {{ {port} timeout 300s : ip saddr . udp sport }}"));
-            rules.push(format!("oifname \"wan\" {from} snat ip to {outer}:{port}"));
-            rules.push(format!("oifname \"lan\" ct status dnat {from} snat ip to {outer}:{port}"));
-        }
+    let mut rules = vec!["oifname \"wan\" jump postrouting_miniupnpd".to_owned()];
+    for (host, port) in assigned(facts) {
+        let from = format!("ip saddr {host} udp sport {}", plan::PORT);
+        rules.push(format!("oifname \"wan\" {from} update @fc {{ {port} timeout 300s : ip saddr . udp sport }}"));
+        rules.push(format!("oifname \"wan\" {from} snat ip to {outer}:{port}"));
+        rules.push(format!("oifname \"lan\" ct status dnat {from} snat ip to {outer}:{port}"));
     }
     rules.push(format!(
         "oifname \"wan\" ip saddr {} meta l4proto udp update @fc {{ udp sport timeout 300s : ip saddr . udp sport }}",
         facts.inner_net
     ));
-    rules.push("oifname \"wan\" jump postrouting_miniupnpd".to_owned());
     if facts.hairpin {
         rules.push(format!("oifname \"lan\" ct status dnat ip saddr {} snat ip to {outer}", facts.inner_net));
     }
@@ -130,6 +127,17 @@ fn post(facts: &Facts) -> Vec<String> {
     // What is neither TCP nor UDP.
     rules.push("oifname \"wan\" meta nfproto ipv4 masquerade".to_owned());
     rules
+}
+
+/// Hosts whose port has a fixed outer one: all where ports are changed; where
+/// they are kept, all but the first, which has it already.
+fn assigned(facts: &Facts) -> Vec<(Ipv4Addr, u16)> {
+    let hosts = facts.hosts.iter().copied();
+    match facts.kind.mapping() {
+        Mapping::Changed => hosts.zip(facts.first_port..).collect(),
+        Mapping::Kept => hosts.zip(plan::PORT..).skip(1).collect(),
+        Mapping::Random | Mapping::PlusOne | Mapping::Block => Vec::new(),
+    }
 }
 
 /// To the router itself: nothing from outside. A packet that came too early

@@ -23,6 +23,8 @@ pub(crate) struct Spec {
     pub(crate) hosts: u8,
     /// Hosts of the site reach each other by the outer address.
     pub(crate) hairpin: bool,
+    /// They do not reach each other otherwise.
+    pub(crate) isolated: bool,
     /// Between this site and the middle of the internet, one way.
     pub(crate) delay: Duration,
     /// Of packets, on the same stretch, in percent.
@@ -35,7 +37,7 @@ pub(crate) struct Spec {
 impl Spec {
     /// One host, no delay, no loss, one family of addresses.
     pub(crate) fn new(kind: Kind) -> Self {
-        Self { kind, hosts: 1, hairpin: false, delay: Duration::ZERO, loss: 0.0, dual: false }
+        Self { kind, hosts: 1, hairpin: false, isolated: false, delay: Duration::ZERO, loss: 0.0, dual: false }
     }
 
     fn v4(&self) -> bool {
@@ -227,6 +229,9 @@ impl Site {
         let router = &self.routers[0].netns;
         cable((router, &port), (&netns, "eth0"));
         router.ip(&format!("link set {port} master lan up"));
+        if self.spec.isolated {
+            router.ip(&format!("link set {port} type bridge_slave isolated on"));
+        }
         netns.ip(&format!("link set eth0 up\n{}{}", self.host_addresses(host), self.host_routes()));
         self.hosts.push(netns);
     }
