@@ -77,6 +77,19 @@ pub(crate) enum Mode {
         #[arg(long, default_value_t = 3)]
         labs: usize,
     },
+    /// Prints what `netcheck` and `explain` tell the user of the first of each
+    /// pair.
+    Netcheck {
+        /// As `--only` of `matrix`.
+        #[arg(required = true)]
+        pairs: Vec<Selection>,
+        /// As of `matrix`.
+        #[arg(long, default_value_t = 15.0)]
+        delay: f64,
+        /// Relays that both know.
+        #[arg(long, default_value_t = 2)]
+        relays: usize,
+    },
     /// Builds one site of each of these kinds, says where, and keeps them until
     /// interrupted, to look around by `ip netns exec`.
     Hold {

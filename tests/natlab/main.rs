@@ -14,6 +14,7 @@ mod janitor;
 mod kind;
 mod lab;
 mod line;
+mod look;
 mod matrix;
 mod netns;
 mod node;
@@ -73,6 +74,7 @@ fn run(mode: Mode) -> bool {
             let (delay, out) = (args::delay(delay), Duration::from_secs(out));
             faults::faults(&faults::Plan { only, runs, delay, out, labs })
         }
+        Mode::Netcheck { pairs, delay, relays } => look::look(&args::pairs(&pairs, None), args::delay(delay), relays),
         Mode::Hold { kinds, hosts, delay } => hold(&kinds, hosts, Duration::from_millis(delay)),
         Mode::Clean => true,
     }

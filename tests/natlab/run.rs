@@ -127,7 +127,8 @@ async fn confirm(from: &Node, to: &str, watch: &RouteWatch, outcome: &mut Outcom
     }
 }
 
-async fn send(from: &Node, to: &str, id: &str) -> Result<(), String> {
+/// Sends a message and waits until the peer has stored it.
+pub(crate) async fn send(from: &Node, to: &str, id: &str) -> Result<(), String> {
     let request = proto::SendRequest {
         peer: to.to_owned(),
         message: Some(message("", id, "natlab")),
