@@ -77,6 +77,15 @@ pub(crate) enum Mode {
         #[arg(long, default_value_t = 3)]
         labs: usize,
     },
+    /// Has go-libp2p as the relay between each pair, then as the second of it.
+    Interop {
+        /// As `--only` of `matrix`.
+        #[arg(default_value = "port-restricted:port-restricted", value_delimiter = ',')]
+        pairs: Vec<Selection>,
+        /// As of `matrix`.
+        #[arg(long, default_value_t = 15.0)]
+        delay: f64,
+    },
     /// Prints what `netcheck` and `explain` tell the user of the first of each
     /// pair.
     Netcheck {

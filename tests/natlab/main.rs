@@ -8,8 +8,10 @@
 mod args;
 mod expected;
 mod faults;
+mod foreign;
 mod forwarder;
 mod igd;
+mod interop;
 mod janitor;
 mod kind;
 mod lab;
@@ -74,6 +76,7 @@ fn run(mode: Mode) -> bool {
             let (delay, out) = (args::delay(delay), Duration::from_secs(out));
             faults::faults(&faults::Plan { only, runs, delay, out, labs })
         }
+        Mode::Interop { pairs, delay } => interop::interop(&args::pairs(&pairs, None), args::delay(delay)),
         Mode::Netcheck { pairs, delay, relays } => look::look(&args::pairs(&pairs, None), args::delay(delay), relays),
         Mode::Hold { kinds, hosts, delay } => hold(&kinds, hosts, Duration::from_millis(delay)),
         Mode::Clean => true,
