@@ -6,7 +6,6 @@ use std::{
 };
 
 use clap::ValueEnum;
-use p2p_node::proto;
 
 use crate::{
     kind::Kind,
@@ -155,12 +154,11 @@ async fn run(plan: &Plan, case: Case) -> Result {
     let watch = RouteWatch::new(&a.client, &b.id).await;
     let traffic = [Traffic::start(&a, &b).await, Traffic::start(&b, &a).await];
     let direct = crate::expected::direct(case.a, case.b);
-    if !settle(&traffic, &watch, direct).await {
-        result.trouble = Some("no steady traffic before the fault".to_owned());
-    } else if let Some(moment) = strike(plan, case, &mut relays, &mut sites, &a, &b.id).await {
+    if settle(&traffic, &watch, direct).await {
+        let moment = strike(plan, case, &mut relays, &mut sites).await;
         observe(&mut result, &traffic, &watch, case, moment).await;
     } else {
-        result.trouble = Some("no relay in use".to_owned());
+        result.trouble = Some("no steady traffic before the fault".to_owned());
     }
     let [to_b, to_a] = traffic;
     let accounts = tokio::join!(to_b.end(RECOVERS), to_a.end(RECOVERS));
@@ -188,46 +186,33 @@ async fn settle(traffic: &[Traffic; 2], watch: &RouteWatch, direct: bool) -> boo
     true
 }
 
-/// Does it, and returns the moment from which the time counts; `None` if there
-/// is no relay to take away.
-async fn strike(
-    plan: &Plan,
-    case: Case,
-    relays: &mut Relays,
-    sites: &mut [Site; 2],
-    a: &Node,
-    b: &str,
-) -> Option<Instant> {
-    let moment = Instant::now();
+/// Does it, and returns the moment from which the time counts.
+async fn strike(plan: &Plan, case: Case, relays: &mut Relays, sites: &mut [Site; 2]) -> Instant {
     match case.fault {
         Fault::Flush => sites[0].flush(),
         Fault::NewAddress => sites[0].new_address(),
         Fault::KindChanged => sites[0].change_kind(Kind::Symmetric),
         Fault::RelayGone => {
-            let address = a.client.clone().ping(proto::PingRequest { peer: b.to_owned() }).await.ok()?;
-            let relay = relays.of(&address.into_inner().address)?;
+            let relay = relays.busiest().await;
             relays.power_off(relay);
         }
         Fault::RelayReboot => {
             relays.power_off(0);
             tokio::time::sleep(REBOOT).await;
             relays.power_on(0).await;
-            return Some(Instant::now());
         }
         Fault::LineOut => {
             sites[0].outage(true);
             tokio::time::sleep(plan.out).await;
             sites[0].outage(false);
-            return Some(Instant::now());
         }
         Fault::Unplugged => {
             sites[0].unplug(0, true);
             tokio::time::sleep(plan.out).await;
             sites[0].unplug(0, false);
-            return Some(Instant::now());
         }
     }
-    Some(moment)
+    Instant::now()
 }
 
 async fn observe(result: &mut Result, traffic: &[Traffic; 2], watch: &RouteWatch, case: Case, moment: Instant) {

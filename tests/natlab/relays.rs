@@ -9,6 +9,9 @@ use crate::{
     site::{Site, Spec},
 };
 
+/// How long traffic is counted to find the relay in use.
+const SAMPLE: Duration = Duration::from_secs(1);
+
 /// Daemons on public hosts that serve everyone.
 pub(crate) struct Relays {
     relays: Vec<(Node, Site)>,
@@ -29,11 +32,12 @@ impl Relays {
         Self { relays, addresses }
     }
 
-    /// The one that this circuit address leads through.
-    pub(crate) fn of(&self, address: &str) -> Option<usize> {
-        self.relays
-            .iter()
-            .position(|(node, site)| address.contains(&node.id) || address.contains(&format!("/{}/", site.public())))
+    /// The one that carries most now, by its line.
+    pub(crate) async fn busiest(&self) -> usize {
+        let before: Vec<u64> = self.relays.iter().map(|(_, site)| site.received()).collect();
+        tokio::time::sleep(SAMPLE).await;
+        let carried = self.relays.iter().zip(before).map(|((_, site), before)| site.received() - before);
+        carried.enumerate().max_by_key(|(_, bytes)| *bytes).expect("a lab has relays").0
     }
 
     /// Power off: silent from one moment to the next.

@@ -110,6 +110,14 @@ impl Site {
         self.core.lines.set_down(self.number, down);
     }
 
+    /// Bytes that have come to the first host.
+    pub(crate) fn received(&self) -> u64 {
+        // Its /sys is that of the namespace it is mounted in; this is not.
+        let table = self.hosts[0].enter(|| std::fs::read_to_string("/proc/thread-self/net/dev")).unwrap();
+        let line = table.lines().find_map(|line| line.trim().strip_prefix("eth0:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
     /// A host's own interface goes down or up, which its system notices.
     pub(crate) fn unplug(&self, host: u8, down: bool) {
         let netns = &self.hosts[usize::from(host)];
