@@ -10,6 +10,7 @@ pub mod config;
 pub mod daemon;
 pub mod delivery;
 pub mod identity;
+pub mod netwatch;
 pub mod node;
 pub mod protocol;
 pub mod shutdown;
