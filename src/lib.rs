@@ -12,6 +12,7 @@ pub mod delivery;
 pub mod identity;
 pub mod netwatch;
 pub mod node;
+pub mod ports;
 pub mod protocol;
 pub mod shutdown;
 pub mod store;
