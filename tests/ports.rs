@@ -17,7 +17,7 @@ use std::{
 };
 
 use netns::Namespace;
-use p2p_node::ports::{self, Handle, Mapped, MappingView, Method, PortsConfig, Transport};
+use p2p_node::ports::{self, Handle, Mapped, MappingView, Method, PortsConfig};
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -121,6 +121,13 @@ impl Home {
             return Err("no miniupnpd command".to_owned());
         }
         self.software = Some(command.spawn().map_err(|error| error.to_string())?);
+        // It writes this when all its sockets are bound.
+        let last = if settings.contains("natpmp=yes") { "Listening for NAT-PMP" } else { "HTTP listening" };
+        let end = Instant::now() + DEADLINE;
+        while !self.log().contains(last) {
+            assert!(Instant::now() < end, "miniupnpd does not start:\n{}", self.log());
+            thread::sleep(Duration::from_millis(20));
+        }
         Ok(())
     }
 
@@ -351,8 +358,7 @@ fn peers_that_see_another_address_tell_of_another_nat() {
 #[test]
 fn a_router_that_restarts_is_asked_again() {
     let mut home = home!(Home::with(PUBLIC, PMP));
-    let host = Namespace { name: home.hosts[0].name.clone() };
-    host.run(|| async {
+    netns::run_in(&home.hosts[0].name.clone(), || async {
         let mut running = Running::start();
         running.both().await;
         home.pull_the_plug();
@@ -363,15 +369,13 @@ fn a_router_that_restarts_is_asked_again() {
         eprintln!("after a restart: {:?}", begun.elapsed());
         running.end().await;
     });
-    std::mem::forget(host);
 }
 
 /// UPnP has no word for it, and its port is another one afterwards.
 #[test]
 fn a_upnp_router_that_restarts_is_asked_again() {
     let mut home = home!(Home::with(PUBLIC, UPNP));
-    let host = Namespace { name: home.hosts[0].name.clone() };
-    host.run(|| async {
+    netns::run_in(&home.hosts[0].name.clone(), || async {
         let mut running = Running::start();
         running.both().await;
         home.pull_the_plug();
@@ -381,20 +385,18 @@ fn a_upnp_router_that_restarts_is_asked_again() {
         eprintln!("after a restart, by UPnP: {:?}", begun.elapsed());
         running.end().await;
     });
-    std::mem::forget(host);
 }
 
 #[test]
 fn a_refresh_maps_again_at_once() {
-    let mut home = home!(Home::with(PUBLIC, ALL));
-    let host = Namespace { name: home.hosts[0].name.clone() };
-    host.run(|| async {
+    let home = home!(Home::with(PUBLIC, ALL));
+    netns::run_in(&home.hosts[0].name.clone(), || async {
         let mut running = Running::start();
         running.both().await;
         home.router.nft(&format!("flush ruleset\n{CHAINS}")).unwrap();
         // The host moves to another address.
-        home.hosts[0].ip(&["address", "add", "192.168.88.44/24", "dev", "eth0"]).unwrap();
         home.hosts[0].ip(&["address", "delete", "192.168.88.2/24", "dev", "eth0"]).unwrap();
+        home.hosts[0].ip(&["address", "add", "192.168.88.44/24", "dev", "eth0"]).unwrap();
         home.hosts[0].ip(&["route", "add", "default", "via", "192.168.88.1"]).unwrap();
         let begun = Instant::now();
         running.handle.refresh();
@@ -403,7 +405,6 @@ fn a_refresh_maps_again_at_once() {
         eprintln!("after a refresh: {:?}", begun.elapsed());
         running.end().await;
     });
-    std::mem::forget(host);
 }
 
 #[test]
@@ -431,6 +432,7 @@ fn a_mapping_to_a_shared_address_is_kept_and_not_told() {
     let home = home!(Home::new(PUBLIC));
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _done = Done(&done);
         scope.spawn(|| home.router.run(|| async { carrier(&done) }));
         home.hosts[0].run(|| async {
             let mut running = Running::start();
@@ -440,9 +442,17 @@ fn a_mapping_to_a_shared_address_is_kept_and_not_told() {
             }
             assert!(running.handle.view.borrow().addresses().is_empty());
             running.end().await;
-            done.store(true, Ordering::Relaxed);
         });
     });
+}
+
+/// Says so when the test is over, however it ends.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Speaks NAT-PMP until it is told to stop.
@@ -472,6 +482,7 @@ fn a_description_without_end_is_given_up() {
     let home = home!(Home::new(PUBLIC));
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _done = Done(&done);
         scope.spawn(|| home.router.run(|| async { endless(&done) }));
         scope.spawn(|| home.router.run(|| async { lures(&done) }));
         home.hosts[0].run(|| async {
@@ -479,7 +490,6 @@ fn a_description_without_end_is_given_up() {
             let view = running.settled().await;
             assert!(view.addresses().is_empty() && view.ports[0].error.is_some(), "{view:#?}");
             running.end().await;
-            done.store(true, Ordering::Relaxed);
         });
     });
 }

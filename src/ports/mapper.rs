@@ -37,7 +37,8 @@ const CHECK_EVERY: Duration = Duration::from_secs(60);
 const MAX_SILENT: u32 = 3;
 /// UPnP waits this long for the better protocols: one mapping is enough.
 const HEAD_START: Duration = Duration::from_millis(250);
-/// Words of the router that come sooner after one another are one.
+/// Announcements that come sooner after one another are one. Anyone on the
+/// link can forge them: they cost a renewal.
 const ANNOUNCEMENT_GAP: Duration = Duration::from_secs(2);
 /// To remove mappings at the end: they expire anyway.
 const STOP_GRACE: Duration = Duration::from_millis(1500);
@@ -57,6 +58,13 @@ enum Work {
 enum Offer {
     Pmp(Answers),
     Upnp(Option<Igd>),
+}
+
+/// What the router said its address is.
+#[derive(Debug, Default)]
+struct Told {
+    asked: bool,
+    external: Option<Ipv4Addr>,
 }
 
 /// Why a port is not mapped: what each way said.
@@ -139,7 +147,7 @@ impl Mapper {
                 () = refresh.notified() => Some(Work::All),
                 () = announcements.heard(router.map(|router| router.ip)), if hears => {
                     *deaf_until = Instant::now() + ANNOUNCEMENT_GAP;
-                    Some(Work::Check)
+                    Some(Work::All)
                 }
                 Ok(()) = observed.changed() => {
                     self.publish();
@@ -223,7 +231,7 @@ impl Mapper {
     /// the first that works.
     async fn map_anew(&mut self, router: &Router, mut left: Vec<usize>) {
         let mut refusals: Vec<Refusals> = self.slots.iter().map(|_| Refusals::default()).collect();
-        let mut external = None;
+        let mut external = Told::default();
         let mut offers: FuturesUnordered<BoxFuture<'_, Offer>> = FuturesUnordered::new();
         offers.push(probe::ask(router).map(Offer::Pmp).boxed());
         offers.push(async { tokio::join!(Igd::find(router), sleep(HEAD_START)).0 }.map(Offer::Upnp).boxed());
@@ -232,12 +240,12 @@ impl Mapper {
             match offer {
                 Offer::Pmp(answers) => {
                     self.restarted(&answers);
-                    external = answers.nat_pmp.and_then(|nat_pmp| nat_pmp.external).or(external);
+                    answers.nat_pmp.iter().for_each(|nat_pmp| external.hear(nat_pmp.external));
                     ways.extend(answers.pcp.map(|_| Way::Pcp));
                     ways.extend(answers.nat_pmp.map(|_| Way::NatPmp));
                 }
                 Offer::Upnp(igd) => {
-                    external = external.or(igd.as_ref().and_then(|igd| igd.external));
+                    igd.iter().for_each(|igd| external.hear(igd.external));
                     self.name = igd.as_ref().and_then(|igd| igd.name.clone());
                     ways.extend(igd.map(Way::Upnp));
                 }
@@ -251,7 +259,7 @@ impl Mapper {
         }
         for at in left {
             let slot = &mut self.slots[at];
-            slot.failed(refusals[at].explain(router, external, &slot.wanted()), Instant::now());
+            slot.failed(refusals[at].explain(router, &external, &slot.wanted()), Instant::now());
         }
     }
 
@@ -275,10 +283,6 @@ impl Mapper {
     async fn check(&mut self) {
         self.check_at = Instant::now() + CHECK_EVERY;
         let Some(router) = self.router else { return };
-        if self.slots.iter().any(|slot| slot.held.is_none()) {
-            // A router that speaks of itself may grant now what it refused.
-            return self.map(false).await;
-        }
         let (gone, (answers, asked)) = tokio::join!(self.lost_entries(&router), self.ask_router(&router));
         let moved = answers.nat_pmp.and_then(|nat_pmp| nat_pmp.external).is_some_and(|ip| self.is_elsewhere(ip));
         self.silent = if asked && answers.is_silent() { self.silent + 1 } else { 0 };
@@ -359,9 +363,29 @@ impl Mapper {
     }
 }
 
+impl Told {
+    fn hear(&mut self, external: Option<Ipv4Addr>) {
+        self.asked = true;
+        self.external = external.or(self.external);
+    }
+
+    /// Why a router with that address refuses, if the address explains it.
+    fn cause(&self) -> Option<String> {
+        match self.external {
+            Some(ip) => double_nat(ip),
+            // Many keep a private one for themselves.
+            None if self.asked => Some(
+                "the router has no address of the internet: it is itself behind another NAT, or not connected"
+                    .to_owned(),
+            ),
+            None => None,
+        }
+    }
+}
+
 impl Refusals {
     /// What a person is told.
-    fn explain(&self, router: &Router, external: Option<Ipv4Addr>, wanted: &Wanted) -> String {
+    fn explain(&self, router: &Router, external: &Told, wanted: &Wanted) -> String {
         let Wanted { transport, internal, .. } = wanted;
         let words: Vec<String> = self.0.iter().map(|(method, why)| format!("{method}: {why}")).collect();
         let by_hand = format!("forward {transport} port {internal} to {} there by hand", router.local);
@@ -372,7 +396,7 @@ impl Refusals {
             );
         }
         let refuses = format!("the router at {} refuses: {}", router.ip, words.join("; "));
-        match double_nat(external) {
+        match external.cause() {
             Some(cause) => format!("{cause}; {refuses}"),
             None => format!("{refuses}; {by_hand}"),
         }
@@ -398,7 +422,8 @@ mod tests {
     fn explain(refusals: Vec<(Method, String)>, external: Option<&str>) -> String {
         let port = NonZeroU16::new(4001).unwrap();
         let wanted = Wanted { transport: Transport::Udp, internal: port, external: port };
-        Refusals(refusals).explain(&ROUTER, external.map(|ip| ip.parse().unwrap()), &wanted)
+        let told = Told { asked: true, external: external.map(|ip| ip.parse().unwrap()) };
+        Refusals(refusals).explain(&ROUTER, &told, &wanted)
     }
 
     #[tokio::test]
@@ -425,5 +450,7 @@ mod tests {
         assert!(text.contains("refuses: PCP: not allowed; UPnP: error 606"), "{text}");
         let text = explain(refused, Some("10.0.0.2"));
         assert!(text.starts_with("the router itself is behind another NAT (its address there is 10.0.0.2)"), "{text}");
+        let text = explain(vec![(Method::Upnp, "error 501".to_owned())], None);
+        assert!(text.contains("itself behind another NAT, or not connected; the router at"), "{text}");
     }
 }

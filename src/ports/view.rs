@@ -128,9 +128,9 @@ pub(super) fn unusable(external: Ipv4Addr, observed: Option<Ipv4Addr>) -> Option
     }
 }
 
-/// What to tell when a router refuses, if its address explains it.
-pub(super) fn double_nat(external: Option<Ipv4Addr>) -> Option<String> {
-    external.filter(|ip| kind(*ip) == Kind::Shared).map(behind_another)
+/// What to tell when a router with this address refuses, if that explains it.
+pub(super) fn double_nat(external: Ipv4Addr) -> Option<String> {
+    (kind(external) == Kind::Shared).then(|| behind_another(external))
 }
 
 fn behind_another(external: Ipv4Addr) -> String {

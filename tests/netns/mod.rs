@@ -78,17 +78,21 @@ impl Namespace {
 
     /// Runs a future on this host: its sockets are of this namespace.
     pub(crate) fn run<F: Future<Output = ()>>(&self, future: impl FnOnce() -> F + Send) {
-        let name = self.name.clone();
-        let inside = move || {
-            let namespace = File::open(format!("/run/netns/{name}")).unwrap();
-            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(future());
-        };
-        let ended = thread::scope(|scope| scope.spawn(inside).join());
-        if let Err(panic) = ended {
-            std::panic::resume_unwind(panic);
-        }
+        run_in(&self.name, future);
+    }
+}
+
+/// Runs a future in the namespace of this name.
+pub(crate) fn run_in<F: Future<Output = ()>>(name: &str, future: impl FnOnce() -> F + Send) {
+    let inside = || {
+        let namespace = File::open(format!("/run/netns/{name}")).unwrap();
+        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(future());
+    };
+    let ended = thread::scope(|scope| scope.spawn(inside).join());
+    if let Err(panic) = ended {
+        std::panic::resume_unwind(panic);
     }
 }
 

@@ -58,8 +58,8 @@ async fn exchange(router: &Router, found: &mut Vec<Location>) -> io::Result<()> 
         let until = Instant::now() + wait;
         let mut datagram = [0; MAX_DATAGRAM];
         while let Ok(received) = timeout_at(until, socket.recv_from(&mut datagram)).await {
-            // An error here belongs to a question that nobody took.
-            let Ok((length, SocketAddr::V4(from))) = received else { continue };
+            let (length, from) = received?;
+            let SocketAddr::V4(from) = from else { continue };
             left -= 1;
             if left == 0 {
                 return Ok(());
