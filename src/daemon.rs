@@ -183,7 +183,7 @@ impl Daemon {
 
     async fn serve(self, stop: CancellationToken) -> Result<(), RunError> {
         let Self { settings, delivery, network, threads, stop_swarm, listener, _lock } = self;
-        let Network { node, events, task, .. } = network;
+        let Network { node, events, task, ports, .. } = network;
         delivery.tell_book().await?;
         let mut failures = delivery.start(events).await?;
         let (grace, socket) = (settings.shutdown_grace, settings.socket.clone());
@@ -220,6 +220,9 @@ impl Daemon {
             delivery.drain().await;
             stop_swarm.cancel();
             drop(task.await);
+            if let Some(ports) = ports {
+                drop(ports.task.await);
+            }
         };
         if timeout(grace / CALLS_SHARE, flush).await.is_err() {
             tracing::warn!("links did not flush in time; what was not acknowledged is sent again");
@@ -280,6 +283,7 @@ fn swarm_config(settings: &Settings, listen: Vec<swarm::ListenAddress>) -> Swarm
         relays: settings.relay.clone(),
         serve: settings.serve,
         mdns: settings.mdns,
+        port_mapping: settings.port_mapping,
         trust_open: settings.trust_open,
         max_message_bytes: limits.max_message_bytes,
         limits: ConnectionLimits {

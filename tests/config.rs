@@ -93,7 +93,7 @@ fn a_file_sets_everything() {
     assert_eq!(toml.socket_group, "apps");
     let listen: Vec<(String, bool)> = toml.listen.iter().map(|at| (at.addr.to_string(), at.required)).collect();
     assert_eq!(listen, [("/ip4/127.0.0.1/tcp/0".into(), true), ("/ip6/::1/udp/0/quic-v1".into(), true)]);
-    assert!(!toml.mdns && toml.trust_open);
+    assert!(!toml.mdns && !toml.port_mapping && toml.trust_open);
     assert_eq!(toml.log, "warn,p2p_node=debug");
     assert_eq!(toml.default_ttl, Duration::from_secs(365 * 86_400));
     assert_eq!(toml.shutdown_grace, Duration::from_secs(300));
@@ -113,7 +113,7 @@ fn a_file_sets_everything() {
 fn scalars_of_any_type_are_read() {
     let settings = load(&with_file(format!("{FIXTURES}/valid/scalars.toml")), &user()).unwrap();
     assert_eq!(settings.socket_group, "7");
-    assert!(!settings.mdns);
+    assert!(!settings.mdns && !settings.port_mapping);
     assert_eq!(settings.listen.len(), 2);
     assert_eq!(settings.limits.max_streams, 16);
     assert_eq!(settings.limits.max_message_bytes, 2048);
@@ -128,7 +128,7 @@ fn it_runs_without_a_file() {
     assert_eq!(settings.socket, Path::new("/run/user/1000/p2p-node/p2p-node.sock"));
     assert_eq!(settings.listen.len(), 4);
     assert!(settings.listen.iter().all(|listen| !listen.required));
-    assert!(settings.mdns && !settings.trust_open);
+    assert!(settings.mdns && settings.port_mapping && !settings.trust_open);
 }
 
 #[test]
@@ -169,13 +169,14 @@ fn flags_override_variables_and_those_the_file() {
     flags.log = Some("trace".into());
     flags.listen = vec!["/ip4/0.0.0.0/tcp/2".into(), "/ip4/0.0.0.0/tcp/3".into()];
     flags.mdns = Some(true);
+    flags.port_mapping = Some(true);
     flags.trust = Some("known".into());
     flags.state_dir = Some("here".into());
     flags.socket = Some("/tmp/s".into());
     let settings = load(&flags, &env).unwrap();
     assert_eq!(settings.log, "trace");
     assert_eq!(settings.listen.len(), 2);
-    assert!(settings.mdns && !settings.trust_open);
+    assert!(settings.mdns && settings.port_mapping && !settings.trust_open);
     assert_eq!(settings.state_dir, Path::new("/srv/p2p/here"));
     assert_eq!(settings.socket, Path::new("/tmp/s"));
 }

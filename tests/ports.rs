@@ -185,7 +185,7 @@ struct Running {
 impl Running {
     fn start() -> Self {
         let stop = CancellationToken::new();
-        let config = PortsConfig { tcp: vec![4001], udp: vec![4001] };
+        let config = PortsConfig { tcp: vec![4001], udp: vec![4001], secret: [7; 32].into() };
         Self { handle: ports::spawn(&config, stop.clone()), stop }
     }
 
@@ -321,6 +321,39 @@ fn a_port_that_is_taken_becomes_another_by_nat_pmp() {
 #[test]
 fn a_port_that_is_taken_becomes_another_by_upnp() {
     takes_another_port(&home!(Home::with(PUBLIC, UPNP)));
+}
+
+/// A mapping left behind is known again; under another name it would be refused.
+#[test]
+fn a_daemon_that_was_killed_takes_its_mappings_over() {
+    let home = home!(Home::with(PUBLIC, PMP));
+    home.drop_version(0);
+    home.hosts[0].run(|| async {
+        let mut killed = Running::start();
+        killed.both().await;
+        killed.handle.task.abort();
+        assert_eq!(home.forwards().len(), 2);
+        let mut next = Running::start();
+        for mapped in next.both().await {
+            assert_eq!((mapped.method, mapped.external.port()), (Method::Pcp, 4001), "{mapped:?}");
+        }
+        next.end().await;
+        assert!(home.forwards().is_empty(), "{:?}", home.forwards());
+    });
+}
+
+/// On the internet itself there is no router to ask.
+#[test]
+fn a_host_with_a_public_address_asks_nobody() {
+    let home = home!(Home::with(PUBLIC, ALL));
+    home.internet.ip(&["route", "add", "default", "via", PUBLIC]).unwrap();
+    home.internet.run(|| async {
+        let mut running = Running::start();
+        let view = running.settled().await;
+        let error = view.ports[0].error.clone().unwrap();
+        assert!(error.contains("128.66.0.1: nothing has to be mapped"), "{error}");
+        running.end().await;
+    });
 }
 
 #[test]

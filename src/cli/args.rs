@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn fixed_command_lines_parse() {
         for line in [
-            "p2p-node run --state-dir /s --listen /ip4/0.0.0.0/tcp/1 --listen /ip4/0.0.0.0/tcp/2 --trust open --no-mdns --log info --external /ip4/1.2.3.4/tcp/1 --bootstrap /ip4/1.2.3.4/tcp/1/p2p/x --relay /ip4/1.2.3.4/tcp/1/p2p/x --serve on",
+            "p2p-node run --state-dir /s --listen /ip4/0.0.0.0/tcp/1 --listen /ip4/0.0.0.0/tcp/2 --trust open --no-mdns --no-port-mapping --log info --external /ip4/1.2.3.4/tcp/1 --bootstrap /ip4/1.2.3.4/tcp/1/p2p/x --relay /ip4/1.2.3.4/tcp/1/p2p/x --serve on",
             "p2p-node demo",
             "p2p-node peers --online --watch",
             "p2p-node ping pi --count 3",

@@ -49,6 +49,9 @@ pub(super) struct RunArgs {
     /// Do not look for peers on the local network
     #[arg(long)]
     no_mdns: bool,
+    /// Do not ask the router to forward ports to this node
+    #[arg(long)]
+    no_port_mapping: bool,
     /// What to log, such as "info" or "p2p_node=debug"
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -68,6 +71,7 @@ impl RunArgs {
             serve: self.serve,
             trust: self.trust,
             mdns: self.no_mdns.then_some(false),
+            port_mapping: self.no_port_mapping.then_some(false),
             log: self.log,
             socket: global.socket(),
             config: global.config(),
@@ -123,13 +127,14 @@ mod tests {
 
     #[test]
     fn flags_reach_the_settings() {
-        let flags =
-            flags("p2p-node --config /c run --state-dir /s --listen a --listen b --trust open --no-mdns --log info");
+        let flags = flags(
+            "p2p-node --config /c run --state-dir /s --listen a --listen b --trust open --no-mdns --no-port-mapping --log info",
+        );
         assert_eq!(flags.config, Some(PathBuf::from("/c")));
         assert_eq!(flags.state_dir, Some(PathBuf::from("/s")));
         assert_eq!(flags.listen, ["a", "b"]);
         assert_eq!(flags.trust.as_deref(), Some("open"));
-        assert_eq!(flags.mdns, Some(false));
+        assert_eq!((flags.mdns, flags.port_mapping), (Some(false), Some(false)));
         assert_eq!(flags.log.as_deref(), Some("info"));
     }
 
@@ -137,6 +142,6 @@ mod tests {
     fn absent_flags_leave_the_settings_alone() {
         let flags = flags("p2p-node run");
         assert!(flags.state_dir.is_none() && flags.listen.is_empty() && flags.trust.is_none());
-        assert!(flags.mdns.is_none() && flags.log.is_none());
+        assert!(flags.mdns.is_none() && flags.port_mapping.is_none() && flags.log.is_none());
     }
 }

@@ -114,6 +114,7 @@ pub(super) fn env_name(key: &str) -> String {
 fn flag_name(key: &str) -> String {
     match key {
         "mdns" => "--no-mdns".to_owned(),
+        "port_mapping" => "--no-port-mapping".to_owned(),
         key => format!("--{}", key.replace('_', "-")),
     }
 }

@@ -32,6 +32,8 @@ pub struct Flags {
     pub trust: Option<String>,
     /// `--no-mdns` is `Some(false)`.
     pub mdns: Option<bool>,
+    /// `--no-port-mapping` is `Some(false)`.
+    pub port_mapping: Option<bool>,
     /// `--log`
     pub log: Option<String>,
     /// `--socket` or `P2P_NODE_SOCKET`
@@ -60,6 +62,7 @@ pub(super) struct Raw {
     pub(super) relay: Option<Written<Vec<String>>>,
     pub(super) serve: Text,
     pub(super) mdns: Text,
+    pub(super) port_mapping: Text,
     pub(super) trust: Text,
     pub(super) log: Text,
     pub(super) default_ttl: Text,
@@ -91,6 +94,7 @@ pub(super) fn read(layers: &Figment, problems: &mut Vec<Problem>) -> Raw {
         relay: reader.list("relay"),
         serve: reader.text("serve"),
         mdns: reader.text("mdns"),
+        port_mapping: reader.text("port_mapping"),
         trust: reader.text("trust"),
         log: reader.text("log"),
         default_ttl: reader.text("default_ttl"),
@@ -295,6 +299,7 @@ impl Provider for FlagLayer<'_> {
         set("serve", flags.serve.clone().map(Value::from));
         set("trust", flags.trust.clone().map(Value::from));
         set("mdns", flags.mdns.map(Value::from));
+        set("port_mapping", flags.port_mapping.map(Value::from));
         set("log", flags.log.clone().map(Value::from));
         Ok(Map::from([(Profile::Default, layer)]))
     }

@@ -61,6 +61,8 @@ pub struct Settings {
     pub serve: Serve,
     /// Find peers on the local network.
     pub mdns: bool,
+    /// Have the router forward the ports that are listened on.
+    pub port_mapping: bool,
     /// Accept messages from everyone instead of the address book.
     pub trust_open: bool,
     /// What is logged: a filter that parses.
@@ -121,6 +123,7 @@ pub(super) fn validate(raw: Raw, flags: &Flags, env: &Environment, problems: &mu
         relay: check.peers(raw.relay),
         serve: check.serve(raw.serve),
         mdns: check.switch(raw.mdns, true),
+        port_mapping: check.switch(raw.port_mapping, true),
         trust_open: check.trust(raw.trust),
         log: check.log(raw.log),
         default_ttl: check.time(raw.default_ttl, 7 * DAY, SECOND..=365 * DAY),

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crab_nat::pcp::Nonce;
 use futures::{
     FutureExt as _, StreamExt as _,
     future::{BoxFuture, join_all},
@@ -19,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    MAX_PORTS, PortsConfig,
+    MAX_PORTS, PortsConfig, Secret,
     announce::Announcements,
     epoch::Epoch,
     pmp,
@@ -103,7 +104,7 @@ impl Mapper {
             let Some(port) = NonZeroU16::new(port) else { continue };
             let known = slots.iter().any(|slot| slot.transport == transport && slot.internal == port);
             if !known && slots.len() < MAX_PORTS {
-                slots.push(Slot::new(transport, port, rand::random(), now));
+                slots.push(Slot::new(transport, port, nonce(config.secret, transport, port), now));
             }
         }
         Self {
@@ -403,6 +404,14 @@ impl Refusals {
     }
 }
 
+/// The name of a mapping to a PCP server.
+fn nonce(secret: Secret, transport: Transport, port: NonZeroU16) -> Nonce {
+    let hash = blake3::keyed_hash(&secret.0, format!("{transport} {port}").as_bytes());
+    let mut words =
+        hash.as_bytes().chunks_exact(4).map(|word| word.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte)));
+    std::array::from_fn(|_| words.next().unwrap_or_default())
+}
+
 async fn ask(way: &Way, router: &Router, slot: &Slot) -> Result<Granted, String> {
     let wanted = slot.wanted();
     match way {
@@ -429,11 +438,20 @@ mod tests {
     #[tokio::test]
     async fn ports_are_taken_once_and_few() {
         let ports: Vec<u16> = (0..100).flat_map(|port| [port, port]).collect();
-        let config = PortsConfig { tcp: ports, udp: vec![4001, 0, 4001] };
+        let config = PortsConfig { tcp: ports, udp: vec![4001, 0, 4001], ..PortsConfig::default() };
         let mapper = Mapper::new(&config, watch::channel(MappingView::default()).0, watch::channel(None).1);
         assert_eq!(mapper.slots.len(), MAX_PORTS);
         let udp = mapper.slots.iter().filter(|slot| slot.transport == Transport::Udp).count();
         assert_eq!((udp, mapper.slots[1].internal.get()), (1, 1));
+    }
+
+    #[test]
+    fn names_of_mappings_last_and_differ() {
+        let port = NonZeroU16::new(4001).unwrap();
+        let named = |secret: u8, transport| nonce([secret; 32].into(), transport, port);
+        assert_eq!(named(1, Transport::Udp), named(1, Transport::Udp));
+        assert_ne!(named(1, Transport::Udp), named(2, Transport::Udp));
+        assert_ne!(named(1, Transport::Udp), named(1, Transport::Tcp));
     }
 
     #[test]

@@ -30,7 +30,7 @@ mod text;
 mod upnp;
 mod view;
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{fmt, net::Ipv4Addr, sync::Arc};
 
 use tokio::{
     sync::{Notify, watch},
@@ -52,6 +52,26 @@ pub struct PortsConfig {
     pub tcp: Vec<u16>,
     /// UDP ports.
     pub udp: Vec<u16>,
+    /// Names this node's mappings to PCP servers, which give a mapping to its
+    /// own name only. The same after a restart, so that one left behind by a
+    /// crash is taken over; unknown to others, who could remove it.
+    pub secret: Secret,
+}
+
+/// Bytes that nobody else is to know.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Secret([u8; 32]);
+
+impl From<[u8; 32]> for Secret {
+    fn from(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
 }
 
 /// The running port mapping.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tokio::net::UdpSocket;
 
+use super::view::is_public;
 use crate::netwatch;
 
 /// A router, and this host as it sees it.
@@ -28,6 +29,9 @@ impl Router {
             return Err("this host has no IPv4 router: no default route leads to a gateway".to_owned());
         };
         let local = local_towards(ip).await.map_err(|error| format!("the router {ip} cannot be reached: {error}"))?;
+        if is_public(local) {
+            return Err(format!("this host has an address of the internet itself, {local}: nothing has to be mapped"));
+        }
         let interface = state.interfaces.get(&interface);
         let own = interface.and_then(|interface| interface.addresses.iter().find(|own| own.ip == IpAddr::V4(local)));
         // Without a subnet, nobody but the router belongs to it.

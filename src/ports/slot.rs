@@ -132,7 +132,7 @@ impl Slot {
         if self.error.as_ref() != Some(&why) {
             tracing::info!(
                 transport = %self.transport, port = self.internal.get(), why,
-                "the router forwards no port; peers reach this node by other ways"
+                "no port is mapped; peers reach this node by other ways"
             );
         }
         let wait = FIRST_RETRY.saturating_mul(1 << self.failures.min(10)).min(LAST_RETRY);

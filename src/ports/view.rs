@@ -128,6 +128,11 @@ pub(super) fn unusable(external: Ipv4Addr, observed: Option<Ipv4Addr>) -> Option
     }
 }
 
+/// Whether an address is one of the internet.
+pub(super) fn is_public(ip: Ipv4Addr) -> bool {
+    kind(ip) == Kind::Public
+}
+
 /// What to tell when a router with this address refuses, if that explains it.
 pub(super) fn double_nat(external: Ipv4Addr) -> Option<String> {
     (kind(external) == Kind::Shared).then(|| behind_another(external))

@@ -20,6 +20,8 @@ pub struct SwarmConfig {
     pub serve: Serve,
     /// Look for peers on the local network.
     pub mdns: bool,
+    /// Have the router forward the ports that are bound.
+    pub port_mapping: bool,
     /// Treat every peer as trusted as far as links go.
     pub trust_open: bool,
     /// Largest payload of a message, in bytes.

@@ -35,6 +35,7 @@ mod reach;
 mod redial;
 mod route;
 mod sink;
+mod surroundings;
 mod task;
 mod timers;
 mod transport;
@@ -48,7 +49,10 @@ pub use config::{BoundAddress, ListenAddress, SwarmConfig};
 pub use error::SwarmError;
 pub use limits::ConnectionLimits;
 
-use crate::node::{Node, NodeEvent};
+use crate::{
+    node::{Node, NodeEvent},
+    ports,
+};
 
 /// The running network.
 #[derive(Debug)]
@@ -63,6 +67,9 @@ pub struct Network {
     pub bound: Vec<BoundAddress>,
     /// Default addresses that could not be bound, with the cause.
     pub skipped: Vec<String>,
+    /// Ports that the router forwards; `None` if it is not asked. Ends when the
+    /// token is cancelled, too.
+    pub ports: Option<ports::Handle>,
 }
 
 /// Starts the network. When this returns, all listeners are bound.
@@ -76,14 +83,15 @@ pub struct Network {
 pub async fn spawn(config: SwarmConfig, keypair: Keypair, stop: CancellationToken) -> Result<Network, SwarmError> {
     let relays = circuit::Connected::default();
     let (early, circuits) = circuit::Circuits::new(relays.clone());
-    let swarm = transport::build(&config, keypair, early)?;
+    let swarm = transport::build(&config, keypair.clone(), early)?;
     let local = *swarm.local_peer_id();
     let (commands, command_queue) = mpsc::channel(task::COMMAND_QUEUE);
     let (mut task, events) =
-        task::Task::new(swarm, &config, task::Queues { commands: command_queue, circuits }, relays, stop);
+        task::Task::new(swarm, &config, task::Queues { commands: command_queue, circuits }, relays, stop.clone());
     task.listen(config.listen)?;
     task.settle().await?;
     let (bound, skipped) = (task.bound(), task.skipped());
+    let ports = if config.port_mapping { surroundings::map_ports(&bound, &keypair, &stop).await } else { None };
     let task = tokio::spawn(task.run());
-    Ok(Network { node: Node::new(local, commands), events, task, bound, skipped })
+    Ok(Network { node: Node::new(local, commands), events, task, bound, skipped, ports })
 }

@@ -43,6 +43,7 @@ pub(crate) fn config(listen: &[&str]) -> SwarmConfig {
         relays: Vec::new(),
         serve: p2p_node::node::Serve::Off,
         mdns: false,
+        port_mapping: false,
         trust_open: false,
         max_message_bytes: 1024 * 1024,
         limits: ConnectionLimits::default(),
