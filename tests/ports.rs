@@ -5,6 +5,7 @@
 
 mod netns;
 mod skip;
+mod support;
 
 use std::{
     fs::{self, File},
@@ -67,6 +68,8 @@ struct Home {
     router: Namespace,
     internet: Namespace,
     software: Option<Child>,
+    /// External ports that it forwards.
+    allowed: &'static str,
     directory: TempDir,
 }
 
@@ -92,7 +95,7 @@ impl Home {
         router.output(&["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
         router.nft(CHAINS)?;
         let directory = tempfile::tempdir().unwrap();
-        Ok(Self { hosts, router, internet, software: None, directory })
+        Ok(Self { hosts, router, internet, software: None, allowed: "1024-65535", directory })
     }
 
     /// With miniupnpd running.
@@ -109,7 +112,8 @@ impl Home {
              uuid=00000000-0000-4000-8000-000000000001\nfriendly_name=Test Router\n\
              upnp_table_name=filter\nupnp_nat_table_name=filter\nupnp_forward_chain=miniupnpd\n\
              upnp_nat_chain=prerouting_miniupnpd\nupnp_nat_postrouting_chain=postrouting_miniupnpd\n\
-             allow 1024-65535 0.0.0.0/0 1024-65535\ndeny 0-65535 0.0.0.0/0 0-65535\n"
+             allow {ports} 0.0.0.0/0 1024-65535\ndeny 0-65535 0.0.0.0/0 0-65535\n",
+            ports = self.allowed,
         );
         fs::write(&file, text).unwrap();
         let log = File::create(self.directory.path().join("log")).unwrap();
@@ -321,6 +325,52 @@ fn a_port_that_is_taken_becomes_another_by_nat_pmp() {
 #[test]
 fn a_port_that_is_taken_becomes_another_by_upnp() {
     takes_another_port(&home!(Home::with(PUBLIC, UPNP)));
+}
+
+/// Some routers leave only a range to their hosts.
+fn keeps_to_the_range(settings: &str, method: Method) {
+    let mut home = home!(Home::new(PUBLIC));
+    home.allowed = "4100-4999";
+    home.start(settings).unwrap();
+    home.hosts[0].run(|| async {
+        let mut running = Running::start();
+        for mapped in running.both().await {
+            assert!(mapped.usable && mapped.method == method, "{mapped:?}");
+            assert!((4100..5000).contains(&mapped.external.port()), "{mapped:?}");
+        }
+        running.end().await;
+        assert!(home.forwards().is_empty(), "{:?}", home.forwards());
+    });
+}
+
+#[test]
+fn a_port_out_of_the_allowed_range_becomes_another_by_pcp() {
+    keeps_to_the_range(PMP, Method::Pcp);
+}
+
+#[test]
+fn a_port_out_of_the_allowed_range_becomes_another_by_upnp() {
+    keeps_to_the_range(UPNP, Method::Upnp);
+}
+
+/// The whole daemon: maps when it starts, again when its host moves, and gives
+/// back at the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_without_settings_maps_and_gives_back() {
+    let home = home!(Home::with(PUBLIC, ALL));
+    let prefix = ["ip", "netns", "exec", &home.hosts[0].name].map(ToOwned::to_owned).to_vec();
+    let mut daemon = support::Daemon::start_with(support::Options { prefix, ..Default::default() }).await;
+    eventually("mapped", DEADLINE, || home.forwards().len() == 2).await;
+    home.hosts[0].ip(&["address", "delete", "192.168.88.2/24", "dev", "eth0"]).unwrap();
+    home.hosts[0].ip(&["address", "add", "192.168.88.44/24", "dev", "eth0"]).unwrap();
+    home.hosts[0].ip(&["route", "add", "default", "via", "192.168.88.1"]).unwrap();
+    let moved = || home.forwards().iter().filter(|rule| rule.contains("192.168.88.44:4001")).count() == 2;
+    let begun = Instant::now();
+    eventually("mapped to the new address", DEADLINE, moved).await;
+    eprintln!("the host moved: {:?}", begun.elapsed());
+    assert!(daemon.stop().success());
+    let left = home.forwards().into_iter().filter(|rule| rule.contains("192.168.88.44")).count();
+    assert_eq!(left, 0, "{:?}", home.forwards());
 }
 
 /// A mapping left behind is known again; under another name it would be refused.

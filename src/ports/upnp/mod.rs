@@ -91,7 +91,7 @@ impl Igd {
 
     async fn forward(&self, router: &Router, wanted: &Wanted) -> Result<(NonZeroU16, Duration), Fault> {
         match self.add(router, wanted, wanted.external).await {
-            Err(fault) if fault.is(soap::CONFLICT) || fault.is(soap::NOT_THAT_PORT) => {}
+            Err(fault) if fault.is_about_the_port() => {}
             Err(fault) if fault.is(soap::SAME_PORT_ONLY) => return self.add(router, wanted, wanted.internal).await,
             done => return done,
         }
@@ -105,7 +105,7 @@ impl Igd {
         for _ in 0..OTHER_PORTS {
             let Some(port) = NonZeroU16::new(rand::random_range(HIGH_PORTS)) else { continue };
             match self.add(router, wanted, port).await {
-                Err(fault) if fault.is(soap::CONFLICT) => last = Some(fault),
+                Err(fault) if fault.is_about_the_port() => last = Some(fault),
                 done => return done,
             }
         }

@@ -16,8 +16,10 @@ use crate::ports::text::printable;
 
 /// The port is forwarded to another host.
 pub(super) const CONFLICT: u16 = 718;
-/// The router forwards no port of that number, or not to this one.
-pub(super) const NOT_THAT_PORT: u16 = 729;
+/// The router itself, or another protocol, has the port.
+pub(super) const USED_OTHERWISE: u16 = 729;
+/// Not allowed, which many say of ports out of the range that they allow.
+pub(super) const NOT_ALLOWED: u16 = 606;
 /// External and internal port must be the same.
 pub(super) const SAME_PORT_ONLY: u16 = 724;
 /// The router knows no mappings that end.
@@ -48,6 +50,11 @@ pub(super) enum Fault {
 impl Fault {
     pub(super) fn is(&self, other: u16) -> bool {
         matches!(self, Self::Refused { code, .. } if *code == other)
+    }
+
+    /// Another port may do.
+    pub(super) fn is_about_the_port(&self) -> bool {
+        [CONFLICT, USED_OTHERWISE, NOT_ALLOWED].iter().any(|code| self.is(*code))
     }
 }
 
