@@ -295,7 +295,11 @@ impl Receiver {
 
     fn data(&mut self, data: Data) {
         if data.content.payload.len() as u64 > self.max_message_bytes {
-            return self.close("a message over the limit of WELCOME");
+            // One sent early did not know of the limit.
+            if data.after.is_none() {
+                self.close("a message over the limit of WELCOME");
+            }
+            return;
         }
         let number = data.lane;
         if data.after.is_some() && !self.fits(&data) {
