@@ -27,7 +27,7 @@ use crate::{
     shutdown,
     store::{Reader, Store, StoreError, StoreOptions, Synchronous},
     supervisor,
-    swarm::{self, BoundAddress, ConnectionLimits, Network, SwarmConfig, SwarmError},
+    swarm::{self, BoundAddress, ConnectionLimits, Network, RelayLimits, SwarmConfig, SwarmError},
     telemetry,
 };
 
@@ -282,6 +282,14 @@ fn swarm_config(settings: &Settings, listen: Vec<swarm::ListenAddress>) -> Swarm
         bootstrap: settings.bootstrap.clone(),
         relays: settings.relay.clone(),
         serve: settings.serve,
+        relay_limits: RelayLimits {
+            max_reservations: limits.relay_reservations,
+            reservation_duration: limits.relay_reservation_duration,
+            max_circuits: limits.relay_circuits,
+            max_circuits_per_peer: limits.relay_circuits_per_peer,
+            max_circuit_bytes: limits.relay_circuit_bytes,
+            max_circuit_duration: limits.relay_circuit_duration,
+        },
         mdns: settings.mdns,
         port_mapping: settings.port_mapping,
         trust_open: settings.trust_open,

@@ -76,6 +76,12 @@ pub(super) struct Raw {
     pub(super) max_connections_per_peer: Text,
     pub(super) max_memory_bytes: Text,
     pub(super) max_streams: Text,
+    pub(super) relay_reservations: Text,
+    pub(super) relay_reservation_duration: Text,
+    pub(super) relay_circuits: Text,
+    pub(super) relay_circuits_per_peer: Text,
+    pub(super) relay_circuit_bytes: Text,
+    pub(super) relay_circuit_duration: Text,
 }
 
 pub(super) type Text = Option<Written<String>>;
@@ -108,6 +114,12 @@ pub(super) fn read(layers: &Figment, problems: &mut Vec<Problem>) -> Raw {
         max_connections_per_peer: reader.text("limits.max_connections_per_peer"),
         max_memory_bytes: reader.text("limits.max_memory_bytes"),
         max_streams: reader.text("limits.max_streams"),
+        relay_reservations: reader.text("limits.relay_reservations"),
+        relay_reservation_duration: reader.text("limits.relay_reservation_duration"),
+        relay_circuits: reader.text("limits.relay_circuits"),
+        relay_circuits_per_peer: reader.text("limits.relay_circuits_per_peer"),
+        relay_circuit_bytes: reader.text("limits.relay_circuit_bytes"),
+        relay_circuit_duration: reader.text("limits.relay_circuit_duration"),
     };
     reader.refuse_unknown();
     raw

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     node::{PeerAddresses, Serve},
+    swarm::RelayLimits,
     telemetry,
     types::{Content, MAX_ALIAS_BYTES, MAX_HEADER_BYTES, MESSAGE_BYTES_RANGE, is_alias, to_alias},
 };
@@ -35,6 +36,10 @@ const MAX_PEER_ADDRESSES: usize = 64;
 const MAX_GROUP_BYTES: usize = 32;
 /// More than any disk this runs on, and far from overflow.
 const MAX_QUEUE_BYTES: u64 = 1024 * 1024 * GIB;
+/// Connections with peers that are not trusted.
+const STRANGERS: u32 = 100;
+/// The same of a node that serves everyone.
+const SERVER_STRANGERS: u32 = 10_000;
 /// Less would not hold the daemon itself, and it would accept no connection.
 const MIN_MEMORY_BYTES: u64 = 64 * MIB;
 
@@ -107,6 +112,18 @@ pub struct Limits {
     pub max_memory_bytes: Option<u64>,
     /// Streams of the API open at once.
     pub max_streams: u32,
+    /// Reservations of others here at once.
+    pub relay_reservations: u32,
+    /// How long a reservation is good before it has to be renewed.
+    pub relay_reservation_duration: Duration,
+    /// Circuits through this node at once.
+    pub relay_circuits: u32,
+    /// Circuits at once that one peer opened.
+    pub relay_circuits_per_peer: u32,
+    /// Bytes that a circuit may carry, both ways together; 0: no limit.
+    pub relay_circuit_bytes: u64,
+    /// Longest that a circuit may live.
+    pub relay_circuit_duration: Duration,
 }
 
 /// Checks raw settings. `None` only with problems.
@@ -114,6 +131,9 @@ pub(super) fn validate(raw: Raw, flags: &Flags, env: &Environment, problems: &mu
     let state_dir = paths::state_dir(flags, &raw.state_dir, env, problems);
     let socket = paths::socket(flags, env, problems);
     let mut check = Check { problems };
+    let serve = check.serve(raw.serve);
+    let strangers = if serve == Serve::On { SERVER_STRANGERS } else { STRANGERS };
+    let relay = RelayLimits::default();
     let settings = Settings {
         name: check.name(raw.name, env.host_name.as_deref()),
         socket_group: check.group(raw.socket_group),
@@ -121,7 +141,7 @@ pub(super) fn validate(raw: Raw, flags: &Flags, env: &Environment, problems: &mu
         external: check.external(raw.external),
         bootstrap: check.peers(raw.bootstrap),
         relay: check.peers(raw.relay),
-        serve: check.serve(raw.serve),
+        serve,
         mdns: check.switch(raw.mdns, true),
         port_mapping: check.switch(raw.port_mapping, true),
         trust_open: check.trust(raw.trust),
@@ -133,7 +153,7 @@ pub(super) fn validate(raw: Raw, flags: &Flags, env: &Environment, problems: &mu
             max_outbox_bytes: check.size(raw.max_outbox_bytes.clone(), GIB, KIB..=MAX_QUEUE_BYTES),
             max_inbox_bytes: check.size(raw.max_inbox_bytes.clone(), GIB, KIB..=MAX_QUEUE_BYTES),
             max_peer_bytes: check.size(raw.max_peer_bytes.clone(), 256 * MIB, KIB..=MAX_QUEUE_BYTES),
-            max_untrusted_connections: check.count(raw.max_untrusted_connections, 100, 0..=100_000),
+            max_untrusted_connections: check.count(raw.max_untrusted_connections, strangers, 0..=100_000),
             max_trusted_connections: check.count(raw.max_trusted_connections, 1000, 1..=100_000),
             // One would refuse the better connection that replaces a worse.
             max_connections_per_peer: check.count(raw.max_connections_per_peer, 8, 2..=64),
@@ -141,6 +161,24 @@ pub(super) fn validate(raw: Raw, flags: &Flags, env: &Environment, problems: &mu
                 .max_memory_bytes
                 .map(|written| check.size(Some(written), MIN_MEMORY_BYTES, MIN_MEMORY_BYTES..=MAX_QUEUE_BYTES)),
             max_streams: check.count(raw.max_streams, 256, 4..=10_000),
+            relay_reservations: check.count(raw.relay_reservations, relay.max_reservations, 1..=100_000),
+            relay_reservation_duration: check.time(
+                raw.relay_reservation_duration,
+                relay.reservation_duration,
+                60 * SECOND..=DAY,
+            ),
+            relay_circuits: check.count(raw.relay_circuits, relay.max_circuits, 1..=100_000),
+            relay_circuits_per_peer: check.count(
+                raw.relay_circuits_per_peer,
+                relay.max_circuits_per_peer,
+                1..=100_000,
+            ),
+            relay_circuit_bytes: check.size(raw.relay_circuit_bytes, relay.max_circuit_bytes, 0..=MAX_QUEUE_BYTES),
+            relay_circuit_duration: check.time(
+                raw.relay_circuit_duration,
+                relay.max_circuit_duration,
+                SECOND..=365 * DAY,
+            ),
         },
         state_dir: state_dir?,
         socket: socket?,

@@ -65,8 +65,8 @@ impl Delivery {
     /// # Errors
     /// See [`InviteError`].
     pub async fn invite(&self, expires: Duration, alias: Option<String>) -> Result<Invitation, InviteError> {
-        let reachable = self.inner.reachable().await?;
-        let lan_only = reachable.iter().all(|reachable| reachable.route == Route::Lan);
+        let reachable = self.inner.reachable(true).await?;
+        let lan_only = !reachable.iter().any(|reachable| reachable.beyond_lan);
         let expires_ms = u64::try_from(expires.as_millis()).unwrap_or(u64::MAX);
         let wall_ms = u64::try_from(clock::wall_ms()).unwrap_or(0);
         let expires_s = wall_ms.saturating_add(expires_ms) / 1000;
@@ -143,11 +143,33 @@ impl Delivery {
 
 impl Inner {
     /// Where this node tells others to look for it.
-    pub(super) async fn reachable(&self) -> Result<Vec<Reachable>, DeliveryError> {
-        let mut reachable = self.node.reachable().await.map_err(|_| DeliveryError::Closed)?;
-        reachable.truncate(MAX_TICKET_ADDRESSES);
-        Ok(reachable)
+    pub(super) async fn reachable(&self, settled: bool) -> Result<Vec<Reachable>, DeliveryError> {
+        let all = self.node.reachable(settled).await.map_err(|_| DeliveryError::Closed)?;
+        Ok(for_ticket(all))
     }
+}
+
+/// The few of all addresses, best first, that go into a ticket: the best one,
+/// one at a relay, and the best of another kind. One that is not public has two
+/// circuits, since a network may let no UDP through. The circuit is second:
+/// where there is no room, the last one is left out.
+fn for_ticket(all: Vec<Reachable>) -> Vec<Reachable> {
+    let (circuits, direct): (Vec<_>, Vec<_>) = all.into_iter().partition(|one| one.route == Route::Relayed);
+    let public = direct.first().is_some_and(|best| best.route == Route::Direct);
+    let mut chosen: Vec<Reachable> = direct.iter().take(1).cloned().collect();
+    chosen.extend(circuits.into_iter().take(if public { 1 } else { 2 }));
+    let near = direct.iter().filter(|one| one.route == Route::Lan);
+    for one in near.chain(&direct) {
+        if chosen.len() < MAX_TICKET_ADDRESSES && !chosen.contains(one) {
+            chosen.push(one.clone());
+        }
+    }
+    // Without circuits, the order is that of the whole.
+    if chosen.iter().all(|one| one.route != Route::Relayed) {
+        chosen = direct;
+        chosen.truncate(MAX_TICKET_ADDRESSES);
+    }
+    chosen
 }
 
 fn log_joined(peer: PeerId, alias: Option<&str>, invite_id: &str, agent: &str) {

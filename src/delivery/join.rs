@@ -109,7 +109,7 @@ impl Delivery {
     ) -> Result<Membership, JoinError> {
         let inviter = ticket.inviter;
         let trusted = self.check_joinable(&ticket, alias.as_deref())?;
-        let own = self.inner.reachable().await?.into_iter().map(|reachable| reachable.address.to_vec()).collect();
+        let own = self.inner.reachable(false).await?.into_iter().map(|reachable| reachable.address.to_vec()).collect();
         let request = JoinRequest::new(ticket.secret, self.inner.options.name.clone(), AGENT.to_owned(), own);
         let joined = self.present(&ticket, request, deadline).await.map_err(|error| not_joined(error, &ticket))?;
         let (name, again) = match joined.answer {

@@ -21,7 +21,12 @@ pub enum Command {
     /// Present the secret of a ticket to a peer, dialling if needed.
     Join(DialTarget, JoinRequest, Reply<Result<Joined, NodeError>>),
     /// Where others can reach this node, best first.
-    Reachable(Reply<Vec<Reachable>>),
+    Reachable {
+        /// If it needs a relay and has none yet, wait a while for one.
+        settled: bool,
+        /// Takes the answer.
+        reply: Reply<Vec<Reachable>>,
+    },
     /// What the address book says of a peer; replaces what was said before.
     SetPolicy(PeerId, PeerPolicy),
     /// Whether messages wait for a peer: if so it is dialled until connected.

@@ -62,6 +62,9 @@ pub struct Reachable {
     pub address: Multiaddr,
     /// How far it reaches.
     pub route: Route,
+    /// It is of use beyond the local network. Of an address at a relay: the
+    /// relay is.
+    pub beyond_lan: bool,
 }
 
 /// The network at one moment.
@@ -163,12 +166,13 @@ impl Node {
         self.ask_within(peer, deadline.min(JOIN_DEADLINE), |reply| Command::Join(target, request, reply)).await
     }
 
-    /// Where others can reach this node, best first.
+    /// Where others can reach this node, best first. `settled`: if it needs a
+    /// relay and has none yet, wait up to 10 s for one.
     ///
     /// # Errors
     /// [`NodeError::Closed`].
-    pub async fn reachable(&self) -> Result<Vec<Reachable>, NodeError> {
-        self.ask(Command::Reachable).await
+    pub async fn reachable(&self, settled: bool) -> Result<Vec<Reachable>, NodeError> {
+        self.ask(|reply| Command::Reachable { settled, reply }).await
     }
 
     /// Tells what the address book says of a peer.

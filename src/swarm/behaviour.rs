@@ -26,6 +26,8 @@ pub(super) struct Behaviour {
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
     /// Reaches peers, and is reached, through relays.
     pub(super) relay_client: relay::client::Behaviour,
+    /// Forwards to peers that are reached through this node.
+    pub(super) relay_server: relay::Behaviour,
     /// Opens and accepts the substreams of links.
     pub(super) link: link::behaviour::Behaviour,
     /// Carries tickets and the answers to them.

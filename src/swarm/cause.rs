@@ -47,6 +47,11 @@ pub(super) fn exceeded(cause: &ConnectionDenied) -> Option<String> {
     Some(format!("this node's memory limit is reached: {memory}"))
 }
 
+/// The innermost cause of an error, in a text of bounded length.
+pub(super) fn innermost_text(error: &io::Error) -> String {
+    innermost(error).to_string().chars().take(MAX_CAUSE_CHARS).collect()
+}
+
 /// The system's own error within one of libp2p's. Some layers hide it from
 /// `source()`; its number is then still in the text.
 pub(super) fn os_error(error: io::Error) -> io::Error {

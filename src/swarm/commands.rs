@@ -12,7 +12,6 @@ use super::{
     peers::MAX_DIAL_ADDRESSES,
     pending::{Opening, PingJob, Purpose, Waiter},
     ping::{self, Job},
-    reach,
     route::{is_dialable, without_peer},
     task::Task,
 };
@@ -34,7 +33,7 @@ impl Task {
             Command::SetPolicy(peer, policy) => self.set_policy(peer, policy, now),
             Command::Want(peer, wanted) => self.want(peer, wanted, now),
             Command::Suspect(link) => self.suspect(link, now),
-            Command::Reachable(reply) => drop(reply.send(reach::best_first(&self.listeners.addresses()))),
+            Command::Reachable { settled, reply } => self.reachable(settled, reply, now),
             Command::View(reply) => drop(reply.send(self.view())),
             Command::Reach(reply) => drop(reply.send(self.reach_view())),
             Command::Path(peer, reply) => drop(reply.send(self.path_view(peer, now))),
@@ -94,13 +93,12 @@ impl Task {
     }
 
     fn addresses_of(&self, target: DialTarget) -> Vec<Multiaddr> {
-        let known = |peer: PeerId| self.peers.get(&peer).map(|entry| entry.addresses()).unwrap_or_default();
         match target {
-            DialTarget::Peer(peer) => known(peer),
+            DialTarget::Peer(peer) => self.ways_to(&peer),
             DialTarget::Address(_, address) => vec![without_peer(&address)],
             DialTarget::Addresses { peer, addresses: mut all, .. } => {
                 all.retain(is_dialable);
-                for address in known(peer) {
+                for address in self.ways_to(&peer) {
                     if all.len() < MAX_DIAL_ADDRESSES && !all.contains(&address) {
                         all.push(address);
                     }
@@ -173,6 +171,7 @@ impl Task {
         let trusted = standing == Standing::Trusted;
         if was_trusted != trusted {
             self.swarm.behaviour_mut().limits.set_trusted(peer, trusted);
+            self.relays.server.set_trusted(peer, trusted);
             self.close_links(peer, !trusted);
         }
         self.set_blocked(peer, was_blocked, standing == Standing::Blocked);
@@ -227,6 +226,7 @@ impl Task {
     fn drain(&mut self, now: Instant) {
         self.draining = true;
         self.redial.clear();
+        self.relays.client.stop();
         for peer in self.peers.ids() {
             self.attend(peer, now);
         }

@@ -2,7 +2,7 @@
 
 use libp2p::Multiaddr;
 
-use super::ConnectionLimits;
+use super::{ConnectionLimits, RelayLimits};
 use crate::node::{PeerAddresses, Serve};
 
 /// Settings of the network.
@@ -18,6 +18,8 @@ pub struct SwarmConfig {
     pub relays: Vec<PeerAddresses>,
     /// Whom this node serves.
     pub serve: Serve,
+    /// How much it serves them as a relay.
+    pub relay_limits: RelayLimits,
     /// Look for peers on the local network.
     pub mdns: bool,
     /// Have the router forward the ports that are bound.

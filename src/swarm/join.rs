@@ -174,12 +174,12 @@ impl Joins {
 impl Origin {
     fn of(address: &Multiaddr) -> Self {
         let parts: Vec<Protocol<'_>> = address.iter().collect();
-        if let Some(at) = parts.iter().position(|part| *part == Protocol::P2pCircuit) {
-            return match parts[..at].last() {
-                Some(Protocol::P2p(relay)) => Self::Relay(*relay),
-                _ => Self::Unknown,
-            };
+        if let Some(at) = parts.iter().position(|part| *part == Protocol::P2pCircuit)
+            && let Some(Protocol::P2p(relay)) = parts[..at].last()
+        {
+            return Self::Relay(*relay);
         }
+        // Also of a circuit of which only the relay's address is known.
         match parts.first() {
             Some(Protocol::Ip4(ip)) => Self::V4(*ip),
             Some(Protocol::Ip6(ip)) => Self::of_v6(*ip),

@@ -64,6 +64,8 @@ pub(super) struct Behaviour {
     limits: ConnectionLimits,
     /// Peers counted as trusted.
     trusted: HashSet<PeerId>,
+    /// Nodes that the settings name: counted among the trusted, too.
+    own: HashSet<PeerId>,
     /// Established connections by peer; no entry for none.
     peers: HashMap<PeerId, u32>,
     established: u32,
@@ -74,10 +76,11 @@ pub(super) struct Behaviour {
 }
 
 impl Behaviour {
-    pub(super) fn new(limits: ConnectionLimits) -> Self {
+    pub(super) fn new(limits: ConnectionLimits, own: impl IntoIterator<Item = PeerId>) -> Self {
         Self {
             limits,
             trusted: HashSet::new(),
+            own: own.into_iter().collect(),
             peers: HashMap::new(),
             established: 0,
             untrusted: 0,
@@ -89,13 +92,17 @@ impl Behaviour {
 
     /// Counts a peer among the trusted or not, with its connections.
     pub(super) fn set_trusted(&mut self, peer: PeerId, trusted: bool) {
-        let connections = self.peers.get(&peer).copied().unwrap_or(0);
+        let connections = if self.own.contains(&peer) { 0 } else { self.peers.get(&peer).copied().unwrap_or(0) };
         let changed = if trusted { self.trusted.insert(peer) } else { self.trusted.remove(&peer) };
         if changed && trusted {
             self.untrusted = self.untrusted.saturating_sub(connections);
         } else if changed {
             self.untrusted += connections;
         }
+    }
+
+    fn is_favoured(&self, peer: &PeerId) -> bool {
+        self.trusted.contains(peer) || self.own.contains(peer)
     }
 
     /// Used and largest numbers.
@@ -120,7 +127,7 @@ impl Behaviour {
     fn check_peer(&mut self, peer: &PeerId) -> Result<(), ConnectionDenied> {
         let with_peer = self.peers.get(peer).copied().unwrap_or(0);
         self.check("connections with one peer", with_peer, self.limits.max_per_peer)?;
-        if self.trusted.contains(peer) {
+        if self.is_favoured(peer) {
             let trusted = self.established.saturating_sub(self.untrusted);
             self.check("connections with trusted peers", trusted, self.limits.max_trusted)
         } else {
@@ -131,7 +138,7 @@ impl Behaviour {
     fn opened(&mut self, peer: PeerId) {
         *self.peers.entry(peer).or_default() += 1;
         self.established += 1;
-        if !self.trusted.contains(&peer) {
+        if !self.is_favoured(&peer) {
             self.untrusted += 1;
         }
     }
@@ -143,7 +150,7 @@ impl Behaviour {
             self.peers.remove(peer);
         }
         self.established = self.established.saturating_sub(1);
-        if !self.trusted.contains(peer) {
+        if !self.is_favoured(peer) {
             self.untrusted = self.untrusted.saturating_sub(1);
         }
     }
@@ -185,7 +192,7 @@ impl NetworkBehaviour for Behaviour {
         if let Some(peer) = peer {
             self.check_peer(&peer)?;
         }
-        if !peer.is_some_and(|peer| self.trusted.contains(&peer)) {
+        if !peer.is_some_and(|peer| self.is_favoured(&peer)) {
             self.check("connections being dialled", self.pending_out.len() as u32, self.limits.max_pending_out)?;
             self.pending_out.insert(id);
         }
@@ -239,7 +246,7 @@ mod tests {
 
     #[test]
     fn each_limit_is_named() {
-        let mut behaviour = Behaviour::new(limits());
+        let mut behaviour = Behaviour::new(limits(), []);
         let (friend, stranger) = (PeerId::random(), PeerId::random());
         behaviour.set_trusted(friend, true);
         for _ in 0..2 {
@@ -261,8 +268,23 @@ mod tests {
     }
 
     #[test]
+    fn nodes_of_the_settings_are_not_counted_as_strangers() {
+        let own = PeerId::random();
+        let mut behaviour = Behaviour::new(ConnectionLimits { max_untrusted: 0, ..limits() }, [own]);
+        behaviour.check_peer(&PeerId::random()).unwrap_err();
+        behaviour.check_peer(&own).unwrap();
+        behaviour.opened(own);
+        for trusted in [true, false] {
+            behaviour.set_trusted(own, trusted);
+            assert_eq!((behaviour.counts().untrusted, behaviour.counts().established), (0, 1));
+        }
+        behaviour.closed(&own);
+        assert_eq!(behaviour.counts().untrusted, 0);
+    }
+
+    #[test]
     fn counts_follow_trust_and_end_at_nothing() {
-        let mut behaviour = Behaviour::new(limits());
+        let mut behaviour = Behaviour::new(limits(), []);
         let peer = PeerId::random();
         behaviour.opened(peer);
         behaviour.opened(peer);

@@ -51,6 +51,11 @@ impl Listeners {
         }
     }
 
+    /// Whether a listener is one of these.
+    pub(super) fn has(&self, id: ListenerId) -> bool {
+        self.table.contains_key(&id)
+    }
+
     /// Whether every listener has reported an address.
     pub(super) fn all_reported(&self) -> bool {
         self.table.values().all(|listener| listener.bound.is_some())
@@ -69,11 +74,11 @@ impl Listeners {
         new
     }
 
-    /// A listener lost an address.
-    pub(super) fn expired(&mut self, id: ListenerId, address: &Multiaddr) {
-        if let Some(listener) = self.table.get_mut(&id) {
-            listener.addresses.retain(|other| other != address);
-        }
+    /// A listener lost an address; tells whether it is one of these.
+    pub(super) fn expired(&mut self, id: ListenerId, address: &Multiaddr) -> bool {
+        let Some(listener) = self.table.get_mut(&id) else { return false };
+        listener.addresses.retain(|other| other != address);
+        true
     }
 
     /// A listener is gone: the error that says so, if it was known.

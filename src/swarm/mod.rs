@@ -6,6 +6,7 @@
 //!            commands.rs  events/{connection,discovery,join,link}.rs
 //!                      │  │
 //!   peers.rs  pending.rs  redial.rs  listen.rs      its tables
+//!   dial.rs  external.rs  relay/                    ways to others and to here
 //!                      │  │
 //!                 behaviour.rs                      the swarm's parts
 //!                      │
@@ -21,8 +22,10 @@ mod cause;
 mod circuit;
 mod commands;
 mod config;
+mod dial;
 mod error;
 mod events;
+mod external;
 mod join;
 mod limits;
 mod link;
@@ -33,6 +36,7 @@ mod ping;
 mod probe;
 mod reach;
 mod redial;
+mod relay;
 mod route;
 mod sink;
 mod surroundings;
@@ -48,6 +52,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{BoundAddress, ListenAddress, SwarmConfig};
 pub use error::SwarmError;
 pub use limits::ConnectionLimits;
+pub use relay::RelayLimits;
 
 use crate::{
     node::{Node, NodeEvent},
@@ -83,11 +88,11 @@ pub struct Network {
 pub async fn spawn(config: SwarmConfig, keypair: Keypair, stop: CancellationToken) -> Result<Network, SwarmError> {
     let relays = circuit::Connected::default();
     let (early, circuits) = circuit::Circuits::new(relays.clone());
-    let swarm = transport::build(&config, keypair.clone(), early)?;
+    let (swarm, server) = transport::build(&config, keypair.clone(), early)?;
     let local = *swarm.local_peer_id();
     let (commands, command_queue) = mpsc::channel(task::COMMAND_QUEUE);
     let (mut task, events) =
-        task::Task::new(swarm, &config, task::Queues { commands: command_queue, circuits }, relays, stop.clone());
+        task::Task::new(swarm, server, &config, task::Queues { commands: command_queue, circuits }, relays, stop.clone());
     task.listen(config.listen)?;
     task.settle().await?;
     let (bound, skipped) = (task.bound(), task.skipped());

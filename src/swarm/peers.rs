@@ -11,7 +11,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     link::{io, steer::Steer},
-    route::{is_dialable, without_peer},
+    route::{is_circuit, is_dialable, without_peer},
 };
 use crate::{
     node::{ConnectionInfo, PeerPolicy, PeerView, Standing},
@@ -22,6 +22,9 @@ use crate::{
 pub(super) const MAX_DIAL_ADDRESSES: usize = 32;
 /// Addresses kept of a peer from each source that others fill.
 const MAX_ADDRESSES: usize = 16;
+/// Addresses at relays among those that a peer told: two relays, two transports
+/// and two families.
+const MAX_TOLD_CIRCUITS: usize = 8;
 /// Peers that are neither connected nor in the book, but were seen on the local
 /// network.
 const MAX_SEEN: usize = 512;
@@ -146,6 +149,11 @@ impl Peers {
         self.table.keys().copied().collect()
     }
 
+    /// All connections.
+    pub(super) fn connections(&self) -> impl Iterator<Item = (PeerId, &Connection)> {
+        self.table.iter().flat_map(|(id, peer)| peer.connections.iter().map(|connection| (*id, connection)))
+    }
+
     /// All peers, for a view.
     pub(super) fn views(&self) -> Vec<PeerView> {
         self.table.iter().map(|(id, peer)| peer.view(*id)).collect()
@@ -243,7 +251,12 @@ impl Peer {
     /// can tell any address: they are dialled only if this side wants to reach
     /// the peer, and kept no longer than the peer matters.
     pub(super) fn learn(&mut self, addresses: impl Iterator<Item = Multiaddr>) -> bool {
-        let told: Vec<_> = addresses.map(|a| without_peer(&a)).filter(is_dialable).take(MAX_ADDRESSES).collect();
+        let (mut circuits, mut told): (Vec<_>, Vec<_>) =
+            addresses.map(|a| without_peer(&a)).filter(is_dialable).partition(is_circuit);
+        // A host with many interfaces must not crowd them out.
+        circuits.truncate(MAX_TOLD_CIRCUITS);
+        told.truncate(MAX_ADDRESSES - circuits.len());
+        told.append(&mut circuits);
         let new = told.iter().any(|address| !self.learned.contains(address));
         self.learned = told;
         new

@@ -6,7 +6,7 @@ use libp2p::{Multiaddr, PeerId, Stream, swarm::ConnectionId};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{join::JoinJob, link::behaviour::Token, ping::Job, timers::Timers};
-use crate::node::{Connected, DIAL_DEADLINE, NodeError, Pong};
+use crate::node::{Connected, DIAL_DEADLINE, DialAttempt, NodeError, Pong};
 
 /// Dials at once; past this a command is refused and a redial waits.
 const MAX_DIALS: usize = 256;
@@ -20,6 +20,7 @@ pub(super) struct Pending {
     deadlines: Timers<ConnectionId>,
     streams: HashMap<Token, Opening>,
     last_token: u64,
+    last_group: u64,
 }
 
 /// A dial under way.
@@ -28,6 +29,10 @@ pub(super) struct Dial {
     pub(super) peer: PeerId,
     pub(super) addresses: Vec<Multiaddr>,
     pub(super) waiters: Vec<Waiter>,
+    /// What came of other ways to the same peer, tried at the same time.
+    pub(super) attempts: Vec<DialAttempt>,
+    /// The same for all ways of one dial.
+    pub(super) group: u64,
 }
 
 /// A caller that waits for a connection.
@@ -101,7 +106,7 @@ impl Waiter {
 
 impl Pending {
     pub(super) fn new() -> Self {
-        Self { dials: HashMap::new(), deadlines: Timers::new(), streams: HashMap::new(), last_token: 0 }
+        Self { dials: HashMap::new(), deadlines: Timers::new(), streams: HashMap::new(), last_token: 0, last_group: 0 }
     }
 
     /// Lets a caller wait for a dial under way: of any address of the peer, or
@@ -146,6 +151,35 @@ impl Pending {
         self.dials.remove(&id)
     }
 
+    /// A number for the ways of one dial.
+    pub(super) fn new_group(&mut self) -> u64 {
+        self.last_group += 1;
+        self.last_group
+    }
+
+    /// One way failed: whoever waits goes on waiting for another way of the
+    /// same dial. Without one, they come back with all that was tried.
+    pub(super) fn pass_on(&mut self, dial: Dial, failure: NodeError) -> Option<(Vec<Waiter>, NodeError)> {
+        let Dial { peer, waiters, mut attempts, group, .. } = dial;
+        let failure = match failure {
+            NodeError::Unreachable { attempts: more, .. } => {
+                attempts.extend(more);
+                NodeError::Unreachable { peer, attempts: attempts.clone() }
+            }
+            other if attempts.is_empty() => other,
+            other => {
+                attempts.push(DialAttempt { address: None, cause: other.to_string() });
+                NodeError::Unreachable { peer, attempts: attempts.clone() }
+            }
+        };
+        let Some(other) = self.dials.values_mut().find(|other| other.group == group) else {
+            return Some((waiters, failure));
+        };
+        other.waiters.extend(waiters);
+        other.attempts.extend(attempts);
+        None
+    }
+
     /// Takes all callers that wait for a peer, whichever way it is reached.
     pub(super) fn take_waiters(&mut self, peer: &PeerId) -> Vec<Waiter> {
         let dials = self.dials.values_mut().filter(|dial| dial.peer == *peer);
@@ -162,7 +196,9 @@ impl Pending {
     pub(super) fn pop_overdue(&mut self, now: Instant) -> Option<(PeerId, Vec<Multiaddr>, Vec<Waiter>)> {
         let id = self.deadlines.pop_due(now)?;
         let dial = self.dials.get_mut(&id)?;
-        Some((dial.peer, dial.addresses.clone(), std::mem::take(&mut dial.waiters)))
+        let (peer, group, waiters) = (dial.peer, dial.group, std::mem::take(&mut dial.waiters));
+        let ways = self.dials.values().filter(|other| other.group == group);
+        Some((peer, ways.flat_map(|other| other.addresses.clone()).collect(), waiters))
     }
 
     /// A stream is being opened.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
-use super::route::{is_dialable, is_loopback, is_quic, route};
+use super::route::{is_dialable, is_loopback, is_quic, relay_of, route};
 use crate::{node::Reachable, types::Route};
 
 /// Some host beyond the next router, of the blocks kept for documentation.
@@ -16,10 +16,23 @@ const FAR_V6: (Ipv6Addr, u16) = (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
 /// bridges and tunnels, and QUIC before TCP. This host's own loopback only if
 /// there is nothing else.
 ///
-/// Addresses that were confirmed from outside, and those at relays, join
-/// `listen` here.
-pub(super) fn best_first(listen: &[Multiaddr]) -> Vec<Reachable> {
-    sorted(listen, &[own_address(IpAddr::V4(FAR_V4.0)), own_address(IpAddr::V6(FAR_V6.0))])
+/// `external` are addresses that the settings name or that were confirmed from
+/// outside, and come before all others; `circuits` are those at relays, in
+/// their own order after all others.
+pub(super) fn best_first(listen: &[Multiaddr], external: &[Multiaddr], circuits: &[Multiaddr]) -> Vec<Reachable> {
+    let own = sorted(listen, &[own_address(IpAddr::V4(FAR_V4.0)), own_address(IpAddr::V6(FAR_V6.0))]);
+    let mut all: Vec<Reachable> = external.iter().map(reachable).collect();
+    for one in own.into_iter().chain(circuits.iter().map(reachable)) {
+        if !all.contains(&one) {
+            all.push(one);
+        }
+    }
+    all
+}
+
+fn reachable(address: &Multiaddr) -> Reachable {
+    let beyond = relay_of(address).map_or_else(|| route(address), |(_, relay)| route(&relay)) != Route::Lan;
+    Reachable { address: address.clone(), route: route(address), beyond_lan: beyond }
 }
 
 fn sorted(listen: &[Multiaddr], preferred: &[Option<IpAddr>]) -> Vec<Reachable> {
@@ -32,7 +45,7 @@ fn sorted(listen: &[Multiaddr], preferred: &[Option<IpAddr>]) -> Vec<Reachable> 
         let main = ip(address).is_some_and(|ip| preferred.contains(&Some(ip)));
         (route(address) != Route::Direct, !main, !is_quic(address), address.to_string())
     });
-    all.into_iter().map(|address| Reachable { address: address.clone(), route: route(address) }).collect()
+    all.into_iter().map(reachable).collect()
 }
 
 /// The address of this host on its way out. Nothing is sent: connecting a UDP
@@ -56,7 +69,7 @@ fn ip(address: &Multiaddr) -> Option<IpAddr> {
 }
 
 /// Link-local IPv6 means something only together with an interface.
-fn needs_zone(address: &Multiaddr) -> bool {
+pub(super) fn needs_zone(address: &Multiaddr) -> bool {
     matches!(ip(address), Some(IpAddr::V6(ip)) if ip.is_unicast_link_local())
 }
 

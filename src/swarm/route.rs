@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use libp2p::{Multiaddr, multiaddr::Protocol};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
 use crate::types::Route;
 
@@ -38,8 +38,40 @@ pub(super) fn is_loopback(address: &Multiaddr) -> bool {
     }
 }
 
-/// Whether the address can be dialled at all.
+/// Whether the address leads through a relay.
+pub(super) fn is_circuit(address: &Multiaddr) -> bool {
+    address.iter().any(|part| matches!(part, Protocol::P2pCircuit))
+}
+
+/// The relay that an address leads through, and the relay's own address.
+pub(super) fn relay_of(address: &Multiaddr) -> Option<(PeerId, Multiaddr)> {
+    let (mut relay, mut before) = (None, Multiaddr::empty());
+    for part in address.iter() {
+        match part {
+            Protocol::P2pCircuit => return relay.map(|relay| (relay, before)),
+            _ if relay.is_some() => return None,
+            Protocol::P2p(peer) => relay = Some(peer),
+            other => before.push(other),
+        }
+    }
+    None
+}
+
+/// The address of whoever is reached through a relay at this address.
+pub(super) fn circuit(relay: PeerId, address: &Multiaddr) -> Multiaddr {
+    without_peer(address).with(Protocol::P2p(relay)).with(Protocol::P2pCircuit)
+}
+
+/// Whether the address can be dialled at all; of a circuit, its relay's.
 pub(super) fn is_dialable(address: &Multiaddr) -> bool {
+    if !is_circuit(address) {
+        return is_host(address);
+    }
+    let ends = matches!(address.iter().last(), Some(Protocol::P2pCircuit));
+    ends && relay_of(address).is_some_and(|(_, relay)| is_host(&relay))
+}
+
+fn is_host(address: &Multiaddr) -> bool {
     let mut parts = address.iter();
     let host = match parts.next() {
         Some(Protocol::Ip4(ip)) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
@@ -121,6 +153,27 @@ mod tests {
         let full = format!("{relay}/p2p/12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp");
         assert_eq!(without_peer(&addr(&full)), addr(relay));
         assert_eq!(without_peer(&addr(relay)), addr(relay));
+    }
+
+    #[test]
+    fn a_circuit_names_its_relay_and_ends_there() {
+        let relay: PeerId = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp".parse().unwrap();
+        let at = addr("/ip4/8.8.8.8/udp/1/quic-v1");
+        let through = circuit(relay, &at);
+        assert_eq!(relay_of(&through), Some((relay, at.clone())));
+        assert_eq!(relay_of(&at), None);
+        assert!(is_dialable(&through) && is_circuit(&through) && !is_circuit(&at));
+        for text in [
+            format!("/p2p/{relay}/p2p-circuit"),
+            "/ip4/8.8.8.8/tcp/1/p2p-circuit".to_owned(),
+            "/p2p-circuit".to_owned(),
+            format!("/ip4/0.0.0.0/tcp/1/p2p/{relay}/p2p-circuit"),
+            format!("/ip4/8.8.8.8/tcp/1/p2p/{relay}/p2p-circuit/ip4/10.0.0.1/tcp/1"),
+            format!("{through}/p2p/{relay}/p2p-circuit"),
+            format!("/ip4/8.8.8.8/tcp/1/p2p/{relay}/p2p/{relay}/p2p-circuit"),
+        ] {
+            assert!(!is_dialable(&addr(&text)), "{text}");
+        }
     }
 
     #[test]

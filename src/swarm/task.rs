@@ -3,7 +3,7 @@
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use libp2p::{Multiaddr, PeerId, Swarm, swarm::ConnectionId};
+use libp2p::{PeerId, Swarm, swarm::ConnectionId};
 use tokio::{
     sync::{Semaphore, mpsc},
     time::{Instant, sleep_until, timeout, timeout_at},
@@ -15,6 +15,7 @@ use super::{
     BoundAddress, ListenAddress, SwarmConfig, SwarmError,
     behaviour::Behaviour,
     circuit,
+    external::External,
     join::{ANSWER_QUEUE, Answered, Joins},
     link::{
         self,
@@ -23,13 +24,14 @@ use super::{
     },
     listen::Listeners,
     peers::{Peers, Told},
-    pending::{Dial, Opening, Pending, Purpose, Waiter},
+    pending::{Opening, Pending, Purpose},
     ping::Measured,
     redial::Redial,
+    relay::{Relays, server::Server},
     sink::Sink,
     timers::Timers,
 };
-use crate::node::{Command, LinkId, NodeError, NodeEvent};
+use crate::node::{Command, LinkId, NodeEvent};
 
 /// Commands that wait; a caller beyond that waits to hand its own over.
 pub(super) const COMMAND_QUEUE: usize = 256;
@@ -56,6 +58,8 @@ pub(super) struct Task {
     pub(super) pending: Pending,
     pub(super) redial: Redial,
     pub(super) listeners: Listeners,
+    pub(super) relays: Relays,
+    pub(super) external: External,
     /// Until when connections that may be dead are to answer; of those that
     /// are open.
     pub(super) probes: Timers<(PeerId, ConnectionId)>,
@@ -133,6 +137,7 @@ pub(super) struct Ended {
 impl Task {
     pub(super) fn new(
         swarm: Swarm<Behaviour>,
+        server: Server,
         config: &SwarmConfig,
         Queues { commands, circuits }: Queues,
         relays_connected: circuit::Connected,
@@ -142,7 +147,8 @@ impl Task {
         let (ended_tx, ended) = mpsc::channel(ENDED_QUEUE);
         let (measured_tx, measured) = mpsc::channel(MAX_PINGS);
         let (answered_tx, answered) = mpsc::channel(ANSWER_QUEUE);
-        let peers = Peers::new(*swarm.local_peer_id(), config.max_message_bytes);
+        let local = *swarm.local_peer_id();
+        let peers = Peers::new(local, config.max_message_bytes);
         let links = Links {
             live: HashMap::new(),
             last: 0,
@@ -158,6 +164,8 @@ impl Task {
             pending: Pending::new(),
             redial: Redial::new(),
             listeners: Listeners::default(),
+            relays: Relays::new(local, server, &config.relays),
+            external: External::new(config),
             probes: Timers::new(),
             failed: None,
             steering: Timers::new(),
@@ -191,6 +199,7 @@ impl Task {
             let Ok(event) = timeout_at(deadline, self.swarm.select_next_some()).await else { break };
             self.on_swarm_event(event);
         }
+        self.start_relays(Instant::now());
         self.failed.take().map_or(Ok(()), Err)
     }
 
@@ -243,11 +252,14 @@ impl Task {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        [self.steering.next(), self.redial.next(), self.pending.next(), self.probes.next()].into_iter().flatten().min()
+        let relays = self.relays.next(Instant::now());
+        let all = [self.steering.next(), self.redial.next(), self.pending.next(), self.probes.next(), relays];
+        all.into_iter().flatten().min()
     }
 
     fn on_deadline(&mut self, now: Instant) {
         self.on_silence(now);
+        self.on_relays_due(now);
         while let Some(peer) = self.steering.pop_due(now) {
             self.attend(peer, now);
         }
@@ -269,36 +281,10 @@ impl Task {
         if !room || !self.pending.has_room_for_dial() {
             return self.redial.postpone(peer, now, rand::random());
         }
-        let addresses = self.peers.get(&peer).map(|entry| entry.addresses()).unwrap_or_default();
+        let addresses = self.ways_to(&peer);
         if self.dial(peer, addresses, None, now).is_err() {
             self.redial.failed(peer, now, rand::random());
         }
-    }
-
-    /// Dials; the waiter hears of it either way.
-    pub(super) fn dial(
-        &mut self,
-        peer: PeerId,
-        addresses: Vec<Multiaddr>,
-        waiter: Option<Waiter>,
-        now: Instant,
-    ) -> Result<(), NodeError> {
-        use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-        let options = DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(addresses.clone()).build();
-        let id = options.connection_id();
-        let result = if addresses.is_empty() {
-            Err(NodeError::NoAddress(peer))
-        } else {
-            self.swarm.dial(options).map_err(|error| super::cause::dial_failure(peer, &addresses, &error))
-        };
-        match (&result, waiter) {
-            (Ok(()), waiter) => {
-                self.pending.dialling(id, Dial { peer, addresses, waiters: waiter.into_iter().collect() }, now);
-            }
-            (Err(error), Some(waiter)) => waiter.fail(error.clone()),
-            (Err(_), None) => {}
-        }
-        result
     }
 
     /// Does what a peer needs after something changed: its outbound link, its
@@ -355,6 +341,7 @@ impl Task {
     fn keep(&mut self, peer: PeerId, before: Option<ConnectionId>, after: Option<ConnectionId>) {
         for (connection, keep) in [(before, false), (after, true)] {
             if let Some(connection) = connection {
+                let keep = keep || self.relays.keep(&peer);
                 self.swarm.behaviour_mut().link.keep_alive(peer, connection, keep);
             }
         }

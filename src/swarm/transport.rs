@@ -18,7 +18,9 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
-use super::{SwarmConfig, SwarmError, behaviour::Behaviour, circuit, join, limits, link, peers::MAX_DIAL_ADDRESSES};
+use super::{
+    SwarmConfig, SwarmError, behaviour::Behaviour, circuit, join, limits, link, peers::MAX_DIAL_ADDRESSES, relay::server::Server,
+};
 
 /// What identify says of this program.
 const AGENT: &str = concat!("p2p-node/", env!("CARGO_PKG_VERSION"));
@@ -73,7 +75,7 @@ const MDNS_TTL: Duration = Duration::from_secs(360);
 /// question postpones everybody's, as all hear the answers.
 const MDNS_QUERY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Builds the swarm. Must run within tokio.
+/// Builds the swarm, and what controls its relay. Must run within tokio.
 ///
 /// # Errors
 /// [`SwarmError::Noise`].
@@ -81,7 +83,7 @@ pub(super) fn build(
     config: &SwarmConfig,
     keypair: Keypair,
     early: circuit::Circuits,
-) -> Result<Swarm<Behaviour>, SwarmError> {
+) -> Result<(Swarm<Behaviour>, Server), SwarmError> {
     let public = keypair.public();
     let local = public.to_peer_id();
     let (circuits, relay_client) = relay::client::new(local);
@@ -89,7 +91,9 @@ pub(super) fn build(
     let circuits = circuits.map(|either, _| either.into_inner());
     let transport = circuits.or_transport(with_names(&keypair)?).map(|either, _| either.into_inner());
     let transport = TransportTimeout::new(transport, CONNECTION_TIMEOUT).boxed();
-    Ok(Swarm::new(transport, behaviour(config, &public, relay_client), local, swarm_config()))
+    let (server, relay_server) = Server::new(local, config.serve, config.relay_limits);
+    let behaviour = behaviour(config, &public, relay_client, relay_server);
+    Ok((Swarm::new(transport, behaviour, local, swarm_config()), server))
 }
 
 /// Resolves names with the system's settings, or not at all where there are
@@ -169,10 +173,15 @@ fn swarm_config() -> swarm::Config {
         .with_dial_concurrency_factor(NonZeroU8::new(MAX_DIAL_ADDRESSES as u8).unwrap_or(NonZeroU8::MIN))
 }
 
-fn behaviour(config: &SwarmConfig, public: &PublicKey, relay_client: relay::client::Behaviour) -> Behaviour {
+fn behaviour(
+    config: &SwarmConfig,
+    public: &PublicKey,
+    relay_client: relay::client::Behaviour,
+    relay_server: relay::Behaviour,
+) -> Behaviour {
     Behaviour {
         blocked: allow_block_list::Behaviour::default(),
-        limits: limits::Behaviour::new(config.limits),
+        limits: limits::Behaviour::new(config.limits, own_nodes(config)),
         memory: config.max_memory_bytes.map(memory_connection_limits::Behaviour::with_max_bytes).into(),
         identify: identify::Behaviour::new(
             identify::Config::new(PROTOCOL.to_owned(), public.clone())
@@ -185,9 +194,15 @@ fn behaviour(config: &SwarmConfig, public: &PublicKey, relay_client: relay::clie
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
         mdns: if config.mdns { mdns(public.to_peer_id()).into() } else { None.into() },
         relay_client,
+        relay_server,
         link: link::behaviour::Behaviour::new(),
         join: join::behaviour(MAX_STREAMS),
     }
+}
+
+/// Nodes that the settings name.
+fn own_nodes(config: &SwarmConfig) -> impl Iterator<Item = PeerId> {
+    config.relays.iter().chain(&config.bootstrap).map(|node| node.peer)
 }
 
 /// A host without multicast still has everything else.

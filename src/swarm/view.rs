@@ -9,7 +9,9 @@ use crate::node::{ConnectionView, PathView, ReachView};
 impl Task {
     /// How this node can be reached.
     pub(super) fn reach_view(&self) -> ReachView {
-        ReachView::default()
+        let rtt = |peer: &PeerId| self.peers.get(peer).and_then(|entry| entry.rtt);
+        let relays = self.relays.client.views(rtt);
+        ReachView { relays, serving: self.relays.server.view(), ..ReachView::default() }
     }
 
     /// How a peer is reached, and what was tried.

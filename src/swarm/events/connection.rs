@@ -6,7 +6,7 @@ use libp2p::{
     Multiaddr, PeerId,
     core::{ConnectedPoint, transport::ListenerId},
     ping,
-    swarm::{ConnectionError, ConnectionId, DialError, ListenError},
+    swarm::{ConnectionError, ConnectionId, ListenError},
 };
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -30,7 +30,7 @@ const MAX_MISSED_PINGS: u32 = 2;
 
 impl Task {
     pub(super) fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, now: Instant) {
-        let address = without_peer(endpoint.get_remote_address());
+        let address = address_of(endpoint);
         let route = if endpoint.is_relayed() { Route::Relayed } else { route(&address) };
         let entry = self.peers.entry(peer, now);
         let first = entry.connections.is_empty();
@@ -61,6 +61,7 @@ impl Task {
             self.serve(waiter, info.clone(), false);
         }
         self.redial.connected(&peer);
+        self.on_connected_relays(peer, id, now);
         self.probe_older(peer, id, now);
         self.attend(peer, now);
     }
@@ -89,6 +90,8 @@ impl Task {
         }
         let last = entry.connections.is_empty();
         let trusted = entry.is_trusted();
+        self.on_closed_relays(peer, id, last, now);
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
         if last {
             entry.rtt = None;
             let cause = cause.map_or_else(|| "closed here".to_owned(), |cause| cause.to_string());
@@ -104,17 +107,6 @@ impl Task {
     fn end_links(&mut self, connection: ConnectionId) {
         for link in self.links.live.values().filter(|link| link.connection == connection) {
             link.cancel.cancel();
-        }
-    }
-
-    pub(super) fn on_dial_error(&mut self, id: ConnectionId, error: &DialError, now: Instant) {
-        let Some(dial) = self.pending.dialled(id) else { return };
-        let failure = cause::dial_failure(dial.peer, &dial.addresses, error);
-        debug!(peer = %dial.peer, %failure, "dial failed");
-        dial.waiters.into_iter().for_each(|waiter| waiter.fail(failure.clone()));
-        let connected = self.peers.get(&dial.peer).is_some_and(|entry| !entry.connections.is_empty());
-        if !connected && !self.pending.is_dialling(&dial.peer) {
-            self.redial.failed(dial.peer, now, rand::random());
         }
     }
 
@@ -155,16 +147,25 @@ impl Task {
     }
 
     pub(super) fn on_listening(&mut self, id: ListenerId, address: Multiaddr, now: Instant) {
+        if self.relays.client.told(id, &address) {
+            return;
+        }
         if self.listeners.reported(id, address.clone()) {
             info!(%address, "listening");
             self.redial.network_changed(now, rand::random);
+            self.relays.client.network_changed();
+            self.tell_external();
         }
     }
 
     pub(super) fn on_expired(&mut self, id: ListenerId, address: &Multiaddr, now: Instant) {
+        if !self.listeners.expired(id, address) {
+            return;
+        }
         info!(%address, "no longer listening");
-        self.listeners.expired(id, address);
         self.redial.network_changed(now, rand::random);
+        self.relays.client.network_changed();
+        self.tell_external();
     }
 
     /// The listener goes on. Too many open files, for example.
@@ -174,12 +175,24 @@ impl Task {
         }
     }
 
-    /// Listeners are never closed on purpose.
-    pub(super) fn on_listener_closed(&mut self, id: ListenerId, reason: Result<(), io::Error>) {
+    /// Listeners are never closed on purpose; those at relays end with their
+    /// reservation.
+    pub(super) fn on_listener_closed(&mut self, id: ListenerId, reason: Result<(), io::Error>, now: Instant) {
+        if self.on_reservation_ended(id, reason.as_ref().err(), now) {
+            return;
+        }
         let Some(error) = self.listeners.closed(id, reason) else { return };
         warn!(%error, "a listener is gone");
         self.sink.push(NodeEvent::Fatal(error.to_string()));
         self.failed.get_or_insert(error);
+    }
+}
+
+/// The peer's address, or that of the circuit that it came through.
+fn address_of(endpoint: &ConnectedPoint) -> Multiaddr {
+    match endpoint {
+        ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => without_peer(local_addr),
+        _ => without_peer(endpoint.get_remote_address()),
     }
 }
 

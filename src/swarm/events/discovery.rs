@@ -1,5 +1,7 @@
 //! Peers are found and tell of themselves.
 
+use std::collections::HashSet;
+
 use libp2p::{Multiaddr, PeerId, identify, mdns};
 use tokio::time::Instant;
 use tracing::debug;
@@ -7,7 +9,8 @@ use tracing::debug;
 use crate::{
     swarm::{
         circuit,
-        route::{is_loopback, without_peer},
+        peers::Connection,
+        route::{is_loopback, relay_of, without_peer},
         task::Task,
     },
     types::Route,
@@ -79,10 +82,29 @@ impl Task {
             self.relays_connected.set(peer, true);
         }
         // A loopback address of another host leads to this one.
-        let here = entry.connections.iter().any(|connection| is_loopback(&connection.address));
-        let usable = info.listen_addrs.into_iter().filter(|address| here || !is_loopback(address));
-        if entry.learn(usable) {
+        // So does that of a relay, unless the relay is here.
+        let here = entry.connections.iter().any(|connection| is_here(connection));
+        let relays_here = self.peers_here();
+        let usable = info.listen_addrs.into_iter().filter(|address| {
+            let here = relay_of(address).map_or(here, |(relay, _)| relays_here.contains(&relay));
+            here || !is_loopback(address)
+        });
+        let usable: Vec<_> = usable.collect();
+        if self.relays.client.learned(&peer, &usable) {
+            self.tend_relays(now);
+        }
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        if entry.learn(usable.into_iter()) {
             self.redial.hint(peer, now);
         }
     }
+
+    /// Peers connected over this host's loopback.
+    fn peers_here(&self) -> HashSet<PeerId> {
+        self.peers.connections().filter(|(_, connection)| is_here(connection)).map(|(peer, _)| peer).collect()
+    }
+}
+
+fn is_here(connection: &Connection) -> bool {
+    connection.route == Route::Lan && is_loopback(&connection.address)
 }

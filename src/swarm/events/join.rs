@@ -15,7 +15,7 @@ use crate::{
     swarm::{
         join::{Answered, Event, JoinJob, exchange},
         link::behaviour::OpenError,
-        route::is_loopback,
+        route::{is_circuit, is_loopback},
         task::Task,
     },
     wire::join::{JoinAnswer, JoinRequest},
@@ -42,7 +42,7 @@ impl Task {
         now: Instant,
     ) {
         let address = self.peers.get(&peer).and_then(|entry| entry.connection(connection)).map(|found| &found.address);
-        let same_host = address.is_some_and(is_loopback);
+        let same_host = address.is_some_and(|address| is_loopback(address) && !is_circuit(address));
         let behaviour = &mut self.swarm.behaviour_mut().join;
         let Some(reply) = self.joins.admit(behaviour, address, channel, now) else {
             return debug!(%peer, "a ticket was not looked at: too many tries");

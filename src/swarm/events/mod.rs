@@ -4,6 +4,7 @@ mod connection;
 mod discovery;
 mod join;
 mod link;
+mod relay;
 
 use libp2p::swarm::SwarmEvent;
 use tokio::time::Instant;
@@ -26,6 +27,8 @@ impl Task {
             SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(event),
             SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => self.on_identify(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.on_mdns(event, now),
+            SwarmEvent::Behaviour(BehaviourEvent::RelayServer(event)) => self.on_relay_server(&event, now),
+            SwarmEvent::Behaviour(BehaviourEvent::RelayClient(event)) => self.on_relay_client(event, now),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.on_connected(peer_id, connection_id, &endpoint, now);
             }
@@ -38,7 +41,7 @@ impl Task {
             SwarmEvent::IncomingConnectionError { error, .. } => self.on_incoming_error(&error, now),
             SwarmEvent::NewListenAddr { listener_id, address } => self.on_listening(listener_id, address, now),
             SwarmEvent::ExpiredListenAddr { listener_id, address } => self.on_expired(listener_id, &address, now),
-            SwarmEvent::ListenerClosed { listener_id, reason, .. } => self.on_listener_closed(listener_id, reason),
+            SwarmEvent::ListenerClosed { listener_id, reason, .. } => self.on_listener_closed(listener_id, reason, now),
             SwarmEvent::ListenerError { error, .. } => self.on_listener_error(&error, now),
             _ => {}
         }

@@ -1,0 +1,194 @@
+//! Dials of peers: the ways that are direct in one, and one for each relay.
+//!
+//! All ways are tried at once. A direct one goes on being tried when a relay
+//! was faster, so that the link can move there.
+
+use libp2p::{
+    Multiaddr, PeerId,
+    swarm::{
+        ConnectionId, DialError,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+};
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::{
+    cause,
+    pending::{Dial, Waiter},
+    route::{is_circuit, relay_of},
+    task::Task,
+};
+use crate::{
+    node::{DialAttempt, NodeError},
+    types::Route,
+};
+
+/// Relays tried in one dial; each may have to be connected first.
+const MAX_RELAYS: usize = 4;
+
+impl Task {
+    /// Dials; the waiter hears of it either way.
+    pub(super) fn dial(
+        &mut self,
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+        waiter: Option<Waiter>,
+        now: Instant,
+    ) -> Result<(), NodeError> {
+        let group = self.pending.new_group();
+        let (circuits, direct): (Vec<_>, Vec<_>) = addresses.into_iter().partition(is_circuit);
+        let relays = self.by_relay(peer, circuits);
+        let mut waiters: Vec<Waiter> = waiter.into_iter().collect();
+        let mut error = NodeError::NoAddress(peer);
+        let mut begun = false;
+        if !direct.is_empty() {
+            let options = options(peer, direct.clone());
+            let id = options.connection_id();
+            match self.swarm.dial(options) {
+                Ok(()) => {
+                    let waiters = std::mem::take(&mut waiters);
+                    let dial = Dial { peer, addresses: direct, waiters, attempts: Vec::new(), group };
+                    self.pending.dialling(id, dial, now);
+                    begun = true;
+                }
+                Err(failure) => error = cause::dial_failure(peer, &direct, &failure),
+            }
+        }
+        for (relay, addresses) in &relays {
+            // Where the relay is does not matter once it is connected.
+            let address: Vec<_> = addresses.iter().take(1).cloned().collect();
+            let options = options(peer, address.clone());
+            let waiters = std::mem::take(&mut waiters);
+            let dial = Dial { peer, addresses: address, waiters, attempts: Vec::new(), group };
+            self.pending.dialling(options.connection_id(), dial, now);
+            self.relays.errands.add(*relay, options);
+            begun = true;
+        }
+        if !begun {
+            waiters.into_iter().for_each(|waiter| waiter.fail(error.clone()));
+            return Err(error);
+        }
+        for (relay, addresses) in relays {
+            self.get_ready(relay, &addresses, now);
+        }
+        Ok(())
+    }
+
+    /// Addresses of circuits, those of one relay together.
+    fn by_relay(&self, peer: PeerId, circuits: Vec<Multiaddr>) -> Vec<(PeerId, Vec<Multiaddr>)> {
+        let local = *self.swarm.local_peer_id();
+        let mut relays: Vec<(PeerId, Vec<Multiaddr>)> = Vec::new();
+        for address in circuits {
+            let Some((relay, _)) = relay_of(&address).filter(|(relay, _)| *relay != peer && *relay != local) else {
+                continue;
+            };
+            match relays.iter().position(|(other, _)| *other == relay) {
+                Some(at) => relays[at].1.push(address),
+                None if relays.len() < MAX_RELAYS => relays.push((relay, vec![address])),
+                None => {}
+            }
+        }
+        relays
+    }
+
+    /// Connects a relay that circuits wait for.
+    fn get_ready(&mut self, relay: PeerId, circuits: &[Multiaddr], now: Instant) {
+        if self.is_near(&relay) {
+            return self.run_errands(relay, now);
+        }
+        if self.pending.is_dialling(&relay) {
+            return;
+        }
+        let mut addresses = self.relays.client.addresses(&relay);
+        for (_, address) in circuits.iter().filter_map(relay_of) {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        let options = options(relay, addresses.clone());
+        let id = options.connection_id();
+        match self.swarm.dial(options) {
+            Ok(()) => {
+                let group = self.pending.new_group();
+                let dial = Dial { peer: relay, addresses, waiters: Vec::new(), attempts: Vec::new(), group };
+                self.pending.dialling(id, dial, now);
+            }
+            Err(error) => {
+                let failure = cause::dial_failure(relay, &addresses, &error);
+                self.give_up_errands(relay, &failure, now);
+            }
+        }
+    }
+
+    /// Whether there is a connection with a peer that is not relayed itself.
+    fn is_near(&self, peer: &PeerId) -> bool {
+        let near = |entry: &super::peers::Peer| entry.connections.iter().any(|other| other.route != Route::Relayed);
+        self.peers.get(peer).is_some_and(near)
+    }
+
+    /// Opens circuits over a relay that is connected.
+    pub(super) fn run_errands(&mut self, relay: PeerId, now: Instant) {
+        while let Some(options) = self.relays.errands.pop(&relay) {
+            let id = options.connection_id();
+            if let Err(error) = self.swarm.dial(options) {
+                self.on_dial_error(id, &error, now);
+            }
+        }
+    }
+
+    fn give_up_errands(&mut self, relay: PeerId, why: &NodeError, now: Instant) {
+        for id in self.relays.errands.give_up(&relay) {
+            let Some(dial) = self.pending.dialled(id) else { continue };
+            let cause = format!("its relay was not reached: {why}");
+            let attempts = dial.addresses.iter().cloned().map(Some);
+            let attempts = attempts.map(|address| DialAttempt { address, cause: cause.clone() }).collect();
+            self.after_failure(dial, NodeError::Unreachable { peer: relay, attempts }, now);
+        }
+    }
+
+    pub(super) fn on_dial_error(&mut self, id: ConnectionId, error: &DialError, now: Instant) {
+        let relay = self.relays.errands.ended(id);
+        if let Some(dial) = self.pending.dialled(id) {
+            let failure = cause::dial_failure(dial.peer, &dial.addresses, error);
+            self.relays.client.dial_failed(dial.peer, id, &failure.to_string(), now, rand::random());
+            self.after_failure(dial, failure, now);
+        }
+        if let Some(relay) = relay {
+            self.run_errands(relay, now);
+        }
+        self.tend_relays(now);
+    }
+
+    fn after_failure(&mut self, dial: Dial, failure: NodeError, now: Instant) {
+        let peer = dial.peer;
+        debug!(%peer, %failure, "dial failed");
+        if let Some((waiters, failure)) = self.pending.pass_on(dial, failure) {
+            waiters.into_iter().for_each(|waiter| waiter.fail(failure.clone()));
+        }
+        if self.pending.is_dialling(&peer) {
+            return;
+        }
+        let connections = self.peers.get(&peer).map_or(0, |entry| entry.connections.len());
+        if connections == 0 {
+            self.redial.failed(peer, now, rand::random());
+        }
+        if self.relays.errands.wait_for(&peer) && !self.is_near(&peer) {
+            let failure = NodeError::NoAddress(peer);
+            self.give_up_errands(peer, &failure, now);
+        }
+    }
+
+    /// Addresses to dial a peer at: those known of it, and this node's own
+    /// relays, at which it may be as well.
+    pub(super) fn ways_to(&self, peer: &PeerId) -> Vec<Multiaddr> {
+        let mut all = self.peers.get(peer).map(|entry| entry.addresses()).unwrap_or_default();
+        let own = self.relays.client.meeting_points();
+        all.extend(own.into_iter().filter(|address| relay_of(address).is_some_and(|(relay, _)| relay != *peer)));
+        all
+    }
+}
+
+pub(super) fn options(peer: PeerId, addresses: Vec<Multiaddr>) -> DialOpts {
+    DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(addresses).build()
+}

@@ -1,0 +1,195 @@
+//! Relays come and go, and this node is one.
+
+use std::io;
+
+use libp2p::{PeerId, core::transport::ListenerId, relay, swarm::ConnectionId};
+use tokio::{sync::oneshot, time::Instant};
+use tracing::{debug, info};
+
+use crate::{
+    node::Reachable,
+    swarm::{
+        cause, reach,
+        pending::Dial,
+        relay::{
+            MAX_WAITING, RESERVATION_WAIT,
+            client::{Change, CircuitLimit, Kind, Step},
+        },
+        task::Task,
+    },
+    types::Route,
+};
+
+impl Task {
+    /// Begins to serve, and to look for relays. Listeners must exist: a
+    /// connection that a NAT is to map as it maps them starts from their port.
+    pub(in crate::swarm) fn start_relays(&mut self, now: Instant) {
+        self.tell_external();
+        if self.external.is_configured() {
+            self.relays.server.set_public(true);
+        }
+        self.serve_or_not();
+        self.tend_relays(now);
+    }
+
+    /// Tells whether others can connect to this node, as far as is known.
+    #[expect(dead_code, reason = "for whoever finds that out")]
+    pub(in crate::swarm) fn set_public(&mut self, public: bool) {
+        self.relays.server.set_public(public || self.external.is_configured());
+        self.serve_or_not();
+    }
+
+    fn serve_or_not(&mut self) {
+        let status = self.relays.server.status();
+        self.swarm.behaviour_mut().relay_server.set_status(Some(status));
+    }
+
+    /// Does what the state of the relays asks for.
+    pub(in crate::swarm) fn tend_relays(&mut self, now: Instant) {
+        while let Some(step) = self.relays.client.step(now) {
+            match step {
+                Step::Dial { relay, kind, addresses } => self.dial_relay(relay, kind, addresses, now),
+                Step::Reserve { relay, at } => {
+                    let listener = self.swarm.listen_on(at).inspect_err(|error| debug!(%relay, %error, "no reservation"));
+                    self.relays.client.asked(relay, listener.ok(), now, rand::random());
+                }
+                Step::Keep { relay, keep } => self.keep_all(relay, keep),
+            }
+        }
+    }
+
+    fn dial_relay(&mut self, relay: PeerId, kind: Kind, addresses: Vec<libp2p::Multiaddr>, now: Instant) {
+        let options = crate::swarm::dial::options(relay, addresses.clone());
+        let id = options.connection_id();
+        match self.swarm.dial(options) {
+            Ok(()) => {
+                let group = self.pending.new_group();
+                let dial = Dial { peer: relay, addresses, waiters: Vec::new(), attempts: Vec::new(), group };
+                self.pending.dialling(id, dial, now);
+                self.relays.client.dialling(relay, kind, id);
+            }
+            Err(error) => {
+                let failure = cause::dial_failure(relay, &addresses, &error).to_string();
+                self.relays.client.not_dialled(relay, kind, &failure, now, rand::random());
+            }
+        }
+    }
+
+    /// Keeps all connections with a peer, or no more than any peer's.
+    fn keep_all(&mut self, peer: PeerId, keep: bool) {
+        let Some(entry) = self.peers.get(&peer) else { return };
+        let keep = keep || self.relays.keep(&peer);
+        for id in entry.connections.iter().filter(|other| other.route != Route::Relayed).map(|other| other.id) {
+            self.swarm.behaviour_mut().link.keep_alive(peer, id, keep || entry.kept == Some(id));
+        }
+    }
+
+    pub(in crate::swarm) fn on_connected_relays(&mut self, peer: PeerId, id: ConnectionId, now: Instant) {
+        let Some(connection) = self.peers.get(&peer).and_then(|entry| entry.connection(id)) else { return };
+        if connection.route != Route::Relayed {
+            self.relays.client.connected(peer, id, &connection.address, now);
+            if self.relays.keep(&peer) {
+                self.swarm.behaviour_mut().link.keep_alive(peer, id, true);
+            }
+            self.run_errands(peer, now);
+        }
+        if let Some(relay) = self.relays.errands.ended(id) {
+            self.run_errands(relay, now);
+        }
+        self.tend_relays(now);
+    }
+
+    pub(in crate::swarm) fn on_closed_relays(&mut self, peer: PeerId, id: ConnectionId, last: bool, now: Instant) {
+        if last {
+            self.relays.server.disconnected(&peer);
+        }
+        if let Some(change) = self.relays.client.closed(peer, id, now, rand::random()) {
+            self.on_reservation(peer, &change);
+        }
+        self.tend_relays(now);
+    }
+
+    /// Tells whether the listener was one at a relay.
+    pub(in crate::swarm) fn on_reservation_ended(
+        &mut self,
+        id: ListenerId,
+        error: Option<&io::Error>,
+        now: Instant,
+    ) -> bool {
+        if self.listeners.has(id) {
+            return false;
+        }
+        let cause = error.map(cause::innermost_text);
+        if let Some((relay, change)) = self.relays.client.listener_closed(id, cause.as_deref(), now, rand::random()) {
+            self.on_reservation(relay, &change);
+        }
+        self.tend_relays(now);
+        true
+    }
+
+    pub(in crate::swarm) fn on_relay_client(&mut self, event: relay::client::Event, now: Instant) {
+        use relay::client::Event;
+        match event {
+            Event::ReservationReqAccepted { relay_peer_id: relay, limit, .. } => {
+                let limit = limit.map_or_else(CircuitLimit::default, |limit| CircuitLimit {
+                    duration: limit.duration(),
+                    bytes: limit.data_in_bytes(),
+                });
+                if let Some(change) = self.relays.client.reserved(relay, limit) {
+                    self.on_reservation(relay, &change);
+                    self.tell_waiting(now);
+                }
+                self.tend_relays(now);
+            }
+            Event::OutboundCircuitEstablished { .. } | Event::InboundCircuitEstablished { .. } => {}
+        }
+    }
+
+    fn on_reservation(&self, relay: PeerId, change: &Change) {
+        match change {
+            Change::Reserved => info!(%relay, "reachable through a relay"),
+            Change::Lost => info!(%relay, "a relay is lost; looking for it, or for another"),
+        }
+    }
+
+    pub(in crate::swarm) fn on_relay_server(&mut self, event: &relay::Event, now: Instant) {
+        debug!(?event, "relay");
+        if let Some(peer) = self.relays.server.on_event(event, now) {
+            self.keep_all(peer, self.relays.server.is_guest(&peer));
+        }
+    }
+
+    pub(in crate::swarm) fn on_relays_due(&mut self, now: Instant) {
+        for peer in self.relays.server.expire(now) {
+            self.keep_all(peer, false);
+        }
+        self.tend_relays(now);
+        self.tell_waiting(now);
+    }
+
+    /// Where others can reach this node, best first.
+    fn addresses_told(&self) -> Vec<Reachable> {
+        let external: Vec<_> = self.external.told().cloned().collect();
+        reach::best_first(&self.listeners.addresses(), &external, &self.relays.client.circuits())
+    }
+
+    /// Answers where this node is reached: at once, or if that is to be
+    /// settled, once it is reserved at a relay that it needs.
+    pub(in crate::swarm) fn reachable(&mut self, settled: bool, reply: oneshot::Sender<Vec<Reachable>>, now: Instant) {
+        let client = &self.relays.client;
+        let needed = client.has_configured() && !client.is_reserved() && !self.external.is_configured();
+        if settled && needed && self.relays.waiting.len() < MAX_WAITING {
+            return self.relays.waiting.push((now + RESERVATION_WAIT, reply));
+        }
+        // The caller may have gone away.
+        drop(reply.send(self.addresses_told()));
+    }
+
+    fn tell_waiting(&mut self, now: Instant) {
+        let reserved = self.relays.client.is_reserved();
+        let due: Vec<_> = self.relays.waiting.extract_if(.., |(until, _)| reserved || *until <= now).collect();
+        for (_, reply) in due {
+            drop(reply.send(self.addresses_told()));
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Relays: this node as one, and those through which it is reached.
+//!
+//! ```text
+//! server.rs    whom this node relays for, and how much
+//! client.rs    keeps reservations at two relays, over two transports each
+//! patience.rs  how long to wait after a failure
+//! errands.rs   circuits to be dialled once their relay is connected
+//! ```
+
+pub(super) mod client;
+pub(super) mod errands;
+mod patience;
+pub(super) mod server;
+
+use std::time::Duration;
+
+use libp2p::PeerId;
+use tokio::{sync::oneshot, time::Instant};
+
+use self::{client::Client, errands::Errands, server::Server};
+use crate::node::{PeerAddresses, Reachable};
+
+/// Callers that wait for a reservation.
+pub(super) const MAX_WAITING: usize = 64;
+/// How long they wait.
+pub(super) const RESERVATION_WAIT: Duration = Duration::from_secs(10);
+
+/// All that the task knows of relays.
+#[derive(Debug)]
+pub(super) struct Relays {
+    pub(super) server: Server,
+    pub(super) client: Client,
+    pub(super) errands: Errands,
+    /// Who wants to know where this node is reached, once it is reserved or
+    /// this time is there.
+    pub(super) waiting: Vec<(Instant, oneshot::Sender<Vec<Reachable>>)>,
+}
+
+impl Relays {
+    pub(super) fn new(local: PeerId, server: Server, configured: &[PeerAddresses]) -> Self {
+        let client = Client::new(local, configured);
+        Self { server, client, errands: Errands::default(), waiting: Vec::new() }
+    }
+
+    /// Whether the connections with a peer stay although nothing runs on them.
+    pub(super) fn keep(&self, peer: &PeerId) -> bool {
+        self.client.keeps(peer) || self.server.is_guest(peer)
+    }
+
+    /// When something is due, if nothing happens before.
+    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
+        let waiting = self.waiting.iter().map(|(until, _)| *until).min();
+        [self.client.next(now), self.server.next(), waiting].into_iter().flatten().min()
+    }
+}
+
+/// Limits of this node as a relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayLimits {
+    /// Reservations at once.
+    pub max_reservations: u32,
+    /// How long a reservation is good; it is renewed before.
+    pub reservation_duration: Duration,
+    /// Circuits at once.
+    pub max_circuits: u32,
+    /// Circuits at once that one peer opened.
+    pub max_circuits_per_peer: u32,
+    /// Bytes that a circuit may carry, both ways together; 0: no limit.
+    pub max_circuit_bytes: u64,
+    /// Longest that a circuit may live.
+    pub max_circuit_duration: Duration,
+}
+
+impl Default for RelayLimits {
+    /// Room for a fleet. A circuit ends some time, so that one that is
+    /// forgotten costs nothing for ever; until then it carries what a fleet
+    /// sends while no direct way is found.
+    fn default() -> Self {
+        Self {
+            max_reservations: 1024,
+            reservation_duration: Duration::from_secs(60 * 60),
+            max_circuits: 1024,
+            max_circuits_per_peer: 16,
+            max_circuit_bytes: 1024 * 1024 * 1024,
+            max_circuit_duration: Duration::from_secs(6 * 60 * 60),
+        }
+    }
+}
