@@ -168,11 +168,7 @@ pub(super) fn validate(raw: Raw, flags: &Flags, env: &Environment, problems: &mu
                 60 * SECOND..=DAY,
             ),
             relay_circuits: check.count(raw.relay_circuits, relay.max_circuits, 1..=100_000),
-            relay_circuits_per_peer: check.count(
-                raw.relay_circuits_per_peer,
-                relay.max_circuits_per_peer,
-                1..=100_000,
-            ),
+            relay_circuits_per_peer: check.count(raw.relay_circuits_per_peer, relay.max_circuits_per_peer, 1..=100_000),
             relay_circuit_bytes: check.size(raw.relay_circuit_bytes, relay.max_circuit_bytes, 0..=MAX_QUEUE_BYTES),
             relay_circuit_duration: check.time(
                 raw.relay_circuit_duration,

@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn a_server_tells_the_widest_addresses_it_has() {
-        let all = addresses(&["/ip4/127.0.0.1/tcp/1", "/ip4/192.168.1.2/tcp/1", "/ip4/8.8.8.8/tcp/1", "/ip6/fe80::1/tcp/1"]);
+        let all =
+            addresses(&["/ip4/127.0.0.1/tcp/1", "/ip4/192.168.1.2/tcp/1", "/ip4/8.8.8.8/tcp/1", "/ip6/fe80::1/tcp/1"]);
         assert_eq!(own(all.clone()), all[2..3]);
         assert_eq!(own(all[..2].to_vec()), all[1..2]);
         assert_eq!(own(all[..1].to_vec()), all[..1]);

@@ -67,8 +67,8 @@ pub(super) fn is_dialable(address: &Multiaddr) -> bool {
     if !is_circuit(address) {
         return is_host(address);
     }
-    let ends = matches!(address.iter().last(), Some(Protocol::P2pCircuit));
-    ends && relay_of(address).is_some_and(|(_, relay)| is_host(&relay))
+    let first = address.iter().position(|part| matches!(part, Protocol::P2pCircuit));
+    first == Some(address.iter().count() - 1) && relay_of(address).is_some_and(|(_, relay)| is_host(&relay))
 }
 
 fn is_host(address: &Multiaddr) -> bool {

@@ -19,7 +19,8 @@ use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
 use super::{
-    SwarmConfig, SwarmError, behaviour::Behaviour, circuit, join, limits, link, peers::MAX_DIAL_ADDRESSES, relay::server::Server,
+    SwarmConfig, SwarmError, behaviour::Behaviour, circuit, join, limits, link, peers::MAX_DIAL_ADDRESSES,
+    relay::server::Server,
 };
 
 /// What identify says of this program.

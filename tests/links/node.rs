@@ -42,6 +42,7 @@ pub(crate) fn config(listen: &[&str]) -> SwarmConfig {
         bootstrap: Vec::new(),
         relays: Vec::new(),
         serve: p2p_node::node::Serve::Off,
+        relay_limits: swarm::RelayLimits::default(),
         mdns: false,
         port_mapping: false,
         trust_open: false,

@@ -9,11 +9,13 @@ use tracing::{debug, info};
 use crate::{
     node::Reachable,
     swarm::{
-        cause, reach,
+        cause,
         pending::Dial,
+        reach,
         relay::{
             MAX_WAITING, RESERVATION_WAIT,
-            client::{Change, CircuitLimit, Kind, Step},
+            candidate::{CircuitLimit, Kind, Step},
+            client::Change,
         },
         task::Task,
     },
@@ -50,7 +52,8 @@ impl Task {
             match step {
                 Step::Dial { relay, kind, addresses } => self.dial_relay(relay, kind, addresses, now),
                 Step::Reserve { relay, at } => {
-                    let listener = self.swarm.listen_on(at).inspect_err(|error| debug!(%relay, %error, "no reservation"));
+                    let listener =
+                        self.swarm.listen_on(at).inspect_err(|error| debug!(%relay, %error, "no reservation"));
                     self.relays.client.asked(relay, listener.ok(), now, rand::random());
                 }
                 Step::Keep { relay, keep } => self.keep_all(relay, keep),

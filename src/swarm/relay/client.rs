@@ -11,49 +11,21 @@ use std::time::Duration;
 use libp2p::{Multiaddr, PeerId, core::transport::ListenerId, swarm::ConnectionId};
 use tokio::time::Instant;
 
-use super::patience::Patience;
+use super::candidate::{
+    CircuitLimit, Contact, Held, Kind, MAX_TOLD, Relay, Reservation, SHORT_LIFE, SLOW, Step, is_usable,
+};
 use crate::{
-    node::{PeerAddresses, RelayState, RelayView},
-    swarm::route::{circuit, is_circuit, is_dialable, is_quic, relay_of, without_peer},
+    node::{PeerAddresses, RelayView},
+    swarm::route::{circuit, relay_of, without_peer},
 };
 
 /// Relays at which this node has a reservation.
 const WANTED: usize = 2;
 /// Relays known that the settings do not name.
 const MAX_FOUND: usize = 16;
-/// Addresses kept of one relay from each source that others fill.
-const MAX_TOLD: usize = 8;
-/// Circuits of one relay that others are told.
-const MAX_CIRCUITS: usize = 4;
-/// A relay that is not connected after this is not waited for: the next one
-/// known has its turn, too.
-const SLOW: Duration = Duration::from_millis(1500);
 /// A reservation may have ended because its connection did, of which this node
 /// hears in a moment.
 const GAP: Duration = Duration::from_millis(50);
-/// A connection that ends sooner was refused.
-const SHORT_LIFE: Duration = Duration::from_secs(5);
-/// Characters kept of a trouble.
-const MAX_TROUBLE_CHARS: usize = 200;
-
-/// The transports, and the place of each in [`Relay::legs`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::swarm) enum Kind {
-    Quic,
-    Tcp,
-}
-
-/// What is to be done.
-#[derive(Debug, PartialEq, Eq)]
-pub(in crate::swarm) enum Step {
-    /// Dial, and tell of it by [`Client::dialling`].
-    Dial { relay: PeerId, kind: Kind, addresses: Vec<Multiaddr> },
-    /// Listen at this circuit, and tell of it by [`Client::asked`].
-    Reserve { relay: PeerId, at: Multiaddr },
-    /// Keep the connections with a relay although nothing runs on them, or no
-    /// more.
-    Keep { relay: PeerId, keep: bool },
-}
 
 /// What others should know.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,75 +45,6 @@ pub(in crate::swarm) struct Client {
     stopped: bool,
 }
 
-#[derive(Debug)]
-struct Relay {
-    peer: PeerId,
-    configured: bool,
-    addresses: Vec<Multiaddr>,
-    /// Addresses that it told of itself.
-    told: Vec<Multiaddr>,
-    /// Addresses that it told with the last reservation.
-    told_with: Vec<Multiaddr>,
-    /// Oldest first, as libp2p has them; without those through relays.
-    connections: Vec<Contact>,
-    legs: [Leg; 2],
-    reservation: Reservation,
-    /// Of asking for a reservation.
-    patience: Patience,
-    /// It is to be used.
-    engaged: bool,
-    /// Since when it is to be used and not connected.
-    waiting_since: Option<Instant>,
-    /// It gave no reservation when asked last, or ended the one it gave.
-    doubtful: bool,
-    /// The last trouble.
-    trouble: String,
-}
-
-#[derive(Debug)]
-struct Contact {
-    id: ConnectionId,
-    address: Multiaddr,
-    since: Instant,
-}
-
-/// The way over one transport.
-#[derive(Debug, Default)]
-struct Leg {
-    dialling: Option<ConnectionId>,
-    patience: Patience,
-}
-
-#[derive(Debug)]
-enum Reservation {
-    None,
-    /// Asked for.
-    Asked { listener: Option<ListenerId>, on: ConnectionId },
-    Held(Held),
-}
-
-#[derive(Debug)]
-struct Held {
-    listener: Option<ListenerId>,
-    on: ConnectionId,
-    /// Of the connection.
-    address: Multiaddr,
-    limit: CircuitLimit,
-}
-
-/// What a relay lets a circuit carry; `None`: no limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::swarm) struct CircuitLimit {
-    pub(in crate::swarm) duration: Option<Duration>,
-    pub(in crate::swarm) bytes: Option<u64>,
-}
-
-impl Kind {
-    fn of(address: &Multiaddr) -> Self {
-        if is_quic(address) { Self::Quic } else { Self::Tcp }
-    }
-}
-
 impl Client {
     pub(in crate::swarm) fn new(local: PeerId, configured: &[PeerAddresses]) -> Self {
         let others = configured.iter().filter(|relay| relay.peer != local);
@@ -151,7 +54,7 @@ impl Client {
 
     /// A relay was found that may be used where those of the settings do not
     /// suffice. Its addresses replace those it was offered with before.
-    #[expect(dead_code, reason = "for whoever finds relays")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "for whoever finds relays"))]
     pub(in crate::swarm) fn offer(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
         let mut addresses: Vec<_> = addresses.iter().map(without_peer).filter(is_usable).collect();
         addresses.truncate(MAX_TOLD);
@@ -443,177 +346,3 @@ impl Client {
         self.relays.iter().map(|relay| relay.view(rtt(&relay.peer))).collect()
     }
 }
-
-impl Relay {
-    fn new(peer: PeerId, configured: bool, addresses: Vec<Multiaddr>) -> Self {
-        Self {
-            peer,
-            configured,
-            addresses,
-            told: Vec::new(),
-            told_with: Vec::new(),
-            connections: Vec::new(),
-            legs: [Leg::default(), Leg::default()],
-            reservation: Reservation::None,
-            patience: Patience::default(),
-            engaged: false,
-            waiting_since: None,
-            doubtful: false,
-            trouble: String::new(),
-        }
-    }
-
-    fn is_held(&self) -> bool {
-        matches!(self.reservation, Reservation::Held(_))
-    }
-
-    fn is_dialling(&self) -> bool {
-        self.legs.iter().any(|leg| leg.dialling.is_some())
-    }
-
-    /// Whether it is likely to give a reservation soon.
-    fn is_promising(&self, now: Instant) -> bool {
-        !self.doubtful && self.waiting_since.is_none_or(|since| now.saturating_duration_since(since) < SLOW)
-    }
-
-    fn wants_reservation(&self) -> bool {
-        matches!(self.reservation, Reservation::None) && !self.connections.is_empty()
-    }
-
-    /// Whether a transport is to be dialled.
-    fn lacks(&self, kind: Kind) -> bool {
-        self.legs[kind as usize].dialling.is_none()
-            && !self.connections.iter().any(|contact| Kind::of(&contact.address) == kind)
-            && self.all_addresses().iter().any(|address| Kind::of(address) == kind)
-    }
-
-    /// Those of the settings, or that it was offered with, first.
-    fn all_addresses(&self) -> Vec<Multiaddr> {
-        let mut all = self.addresses.clone();
-        for address in self.told_with.iter().chain(&self.told) {
-            if !all.contains(address) {
-                all.push(address.clone());
-            }
-        }
-        all
-    }
-
-    fn step(&mut self, engaged: bool, now: Instant) -> Option<Step> {
-        let relay = self.peer;
-        if std::mem::replace(&mut self.engaged, engaged) != engaged && !self.connections.is_empty() {
-            return Some(Step::Keep { relay, keep: engaged });
-        }
-        if !engaged {
-            self.waiting_since = None;
-            return None;
-        }
-        if self.connections.is_empty() {
-            self.waiting_since.get_or_insert(now);
-        }
-        for kind in [Kind::Quic, Kind::Tcp] {
-            if self.lacks(kind) && self.legs[kind as usize].patience.is_over(now) {
-                let addresses = self.all_addresses().into_iter().filter(|address| Kind::of(address) == kind).collect();
-                return Some(Step::Dial { relay, kind, addresses });
-            }
-        }
-        if !self.wants_reservation() || !self.patience.is_over(now) {
-            return None;
-        }
-        let first = self.connections.first()?;
-        let at = circuit(relay, &self.address_of(first));
-        self.told_with.clear();
-        self.reservation = Reservation::Asked { listener: None, on: first.id };
-        Some(Step::Reserve { relay, at })
-    }
-
-    /// Where the relay listens, as far as that is known of a connection that
-    /// may have come from there.
-    fn address_of(&self, contact: &Contact) -> Multiaddr {
-        let all = self.all_addresses();
-        if all.contains(&contact.address) {
-            return contact.address.clone();
-        }
-        let same = all.iter().find(|address| Kind::of(address) == Kind::of(&contact.address));
-        same.or(all.first()).cloned().unwrap_or_else(|| contact.address.clone())
-    }
-
-    fn failed(&mut self, kind: Kind, cause: &str, now: Instant, jitter: f64) {
-        let leg = &mut self.legs[kind as usize];
-        leg.dialling = None;
-        leg.patience.failed(now, jitter);
-        if self.connections.is_empty() {
-            self.doubtful |= !self.is_dialling();
-            self.set_trouble(cause);
-        }
-    }
-
-    fn set_trouble(&mut self, cause: &str) {
-        self.trouble = cause.chars().filter(|c| !c.is_control()).take(MAX_TROUBLE_CHARS).collect();
-    }
-
-    fn circuits(&self) -> Vec<Multiaddr> {
-        let Reservation::Held(held) = &self.reservation else { return Vec::new() };
-        let (same, other): (Vec<_>, Vec<_>) =
-            self.all_addresses().into_iter().partition(|address| Kind::of(address) == Kind::of(&held.address));
-        let mut all = vec![circuit(self.peer, &held.address)];
-        for address in other.iter().chain(&same) {
-            let at = circuit(self.peer, address);
-            if all.len() < MAX_CIRCUITS && !all.contains(&at) {
-                all.push(at);
-            }
-        }
-        all
-    }
-
-    fn view(&self, rtt: Option<Duration>) -> RelayView {
-        let limit = match &self.reservation {
-            Reservation::Held(held) => held.limit,
-            Reservation::None | Reservation::Asked { .. } => CircuitLimit::default(),
-        };
-        RelayView {
-            peer: self.peer,
-            configured: self.configured,
-            addresses: self.all_addresses(),
-            state: match &self.reservation {
-                Reservation::Held(_) => RelayState::Reserved,
-                Reservation::Asked { .. } => RelayState::Reserving,
-                Reservation::None if !self.engaged => RelayState::Spare,
-                Reservation::None if self.connections.is_empty() && self.is_dialling() => RelayState::Connecting,
-                Reservation::None => RelayState::Waiting,
-            },
-            connections: self.connections.len() as u32,
-            rtt,
-            // libp2p renews it in time and does not tell how long it is good.
-            reserved_for: None,
-            max_circuit_duration: limit.duration,
-            max_circuit_bytes: limit.bytes,
-            detail: self.trouble.clone(),
-        }
-    }
-}
-
-impl Reservation {
-    fn listener(&self) -> Option<ListenerId> {
-        match self {
-            Self::None => None,
-            Self::Asked { listener, .. } => *listener,
-            Self::Held(held) => held.listener,
-        }
-    }
-
-    fn on(&self) -> Option<ConnectionId> {
-        match self {
-            Self::None => None,
-            Self::Asked { on, .. } => Some(*on),
-            Self::Held(held) => Some(held.on),
-        }
-    }
-}
-
-fn is_usable(address: &Multiaddr) -> bool {
-    is_dialable(address) && !is_circuit(address)
-}
-
-#[cfg(test)]
-#[path = "client_tests.rs"]
-mod tests;

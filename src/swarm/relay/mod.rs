@@ -3,14 +3,18 @@
 //! ```text
 //! server.rs    whom this node relays for, and how much
 //! client.rs    keeps reservations at two relays, over two transports each
+//! candidate.rs one relay as that sees it
 //! patience.rs  how long to wait after a failure
 //! errands.rs   circuits to be dialled once their relay is connected
 //! ```
 
+pub(super) mod candidate;
 pub(super) mod client;
 pub(super) mod errands;
 mod patience;
 pub(super) mod server;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

@@ -69,8 +69,7 @@ impl Server {
         // By itself it would serve on any external address, also one at
         // another relay.
         behaviour.set_status(Some(Status::Disable));
-        let server =
-            Self { mode, limits, public: false, door, guests: HashMap::new(), circuits: 0, refused: 0 };
+        let server = Self { mode, limits, public: false, door, guests: HashMap::new(), circuits: 0, refused: 0 };
         (server, behaviour)
     }
 
