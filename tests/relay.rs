@@ -1,58 +1,164 @@
-//! Messages through a relay, between real daemons that cannot reach each other
-//! otherwise: one speaks only QUIC, the other only TCP.
+//! Messages through relays, between real daemons on hosts that reach nothing
+//! but the relays.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod skip;
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use p2p_node::proto;
-use support::{Client, Daemon, Options, eventually, message, own_ip, receive, send_to};
+use support::{Client, Daemon, Options, eventually, message, receive, send_to};
 
-/// A relay that serves everyone, on both transports.
-fn relay_options(more: &[&str]) -> Options {
-    let ip = own_ip();
-    let listen = [format!("/ip4/{ip}/udp/0/quic-v1"), format!("/ip4/{ip}/tcp/0")];
-    options(&listen.each_ref().map(String::as_str), more)
-}
+/// The port of every daemon.
+const PORT: u16 = 4001;
 
-fn options(listen: &[&str], more: &[&str]) -> Options {
-    let listen = listen.iter().flat_map(|address| ["--listen", address]);
-    let args = listen.chain(["--no-mdns", "--log", "info,p2p_node=debug"]).chain(more.iter().copied());
-    Options { args: args.map(ToOwned::to_owned).collect(), ..Options::default() }
-}
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_known_by_id_alone_meet_at_their_relay_also_after_it_was_away() {
+    let Some(star) = star("relay", 1, 2) else { return };
+    let mut relay = star.relay(0, &["--serve", "on"]).await;
+    let a = star.host(0, &star.at(&[&relay], 0, BOTH).await).await;
+    let b = star.host(1, &star.at(&[&relay], 1, BOTH).await).await;
+    trust(&a, &b).await;
+    trust(&b, &a).await;
+    talk(&a, &b, "first").await;
 
-async fn relay(more: &[&str]) -> Daemon {
-    Daemon::start_with(relay_options(more)).await
-}
-
-/// Flags that name these relays.
-async fn at(relays: &[&Daemon]) -> Vec<String> {
-    let mut flags = Vec::new();
-    for relay in relays {
-        for address in relay.status().await.listen_addresses {
-            flags.extend(["--relay".to_owned(), address]);
-        }
+    relay.kill();
+    let (a_id, b_id) = (a.peer_id().await, b.peer_id().await);
+    for (one, other) in [(&a, &b_id), (&b, &a_id)] {
+        eventually("offline", || async {
+            (route(&one.client().await, other).await == proto::Route::None).then_some(())
+        })
+        .await;
     }
-    flags
+    relay.restart().await;
+    let back = Instant::now();
+    talk(&a, &b, "second").await;
+    // The relay is asked for every second or so, over TCP at once with success.
+    assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
+    eprintln!("messages flow {:?} after the relay is back", back.elapsed());
 }
 
-/// A node that others reach over QUIC only.
-async fn quic(relays: &[&Daemon]) -> Daemon {
-    node(&format!("/ip4/{}/udp/0/quic-v1", own_ip()), relays).await
+#[tokio::test(flavor = "multi_thread")]
+async fn traffic_moves_to_the_second_relay_when_the_first_is_gone() {
+    let Some(star) = star("relay", 2, 2) else { return };
+    let mut relays = [star.relay(0, &["--serve", "on"]).await, star.relay(1, &["--serve", "on"]).await];
+    let [one, two] = &relays;
+    let a = star.host(0, &star.at(&[one, two], 0, BOTH).await).await;
+    let b = star.host(1, &star.at(&[one, two], 1, BOTH).await).await;
+    for host in [&a, &b] {
+        eventually("two reservations", || async { (count(host, "reachable through a relay") == 2).then_some(()) })
+            .await;
+    }
+    trust(&a, &b).await;
+    trust(&b, &a).await;
+    talk(&a, &b, "first").await;
+    let carries = if route_address(&a, &b).await.contains(&one.peer_id().await) { 0 } else { 1 };
+    relays[carries].kill();
+    let gone = Instant::now();
+    talk(&a, &b, "second").await;
+    eprintln!("messages flow {:?} after the relay is gone", gone.elapsed());
+    assert!(gone.elapsed() < Duration::from_secs(9), "{:?}", gone.elapsed());
+    let other = relays[1 - carries].peer_id().await;
+    assert!(route_address(&a, &b).await.contains(&other));
 }
 
-/// A node that others reach over TCP only.
-async fn tcp(relays: &[&Daemon]) -> Daemon {
-    node(&format!("/ip4/{}/tcp/0", own_ip()), relays).await
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_leads_through_the_relay() {
+    let Some(star) = star("relay", 1, 2) else { return };
+    let relay = star.relay(0, &["--serve", "on"]).await;
+    // Right after the start: the ticket waits for the relay.
+    let a = star.host(0, &star.at(&[&relay], 0, BOTH).await).await;
+    let b = star.host(1, &[]).await;
+    let invitation = a.client().await.invite(proto::InviteRequest::default()).await.unwrap().into_inner();
+    assert!(!invitation.lan_only, "{invitation:?}");
+    let through = format!("/p2p/{}/p2p-circuit/p2p/{}", relay.peer_id().await, a.peer_id().await);
+    let circuits: Vec<_> = invitation.addresses.iter().filter(|address| address.ends_with(&through)).collect();
+    assert!(invitation.addresses.len() == 3 && circuits.len() == 2, "{invitation:?}");
+    let request = proto::JoinRequest { ticket: invitation.ticket, ..proto::JoinRequest::default() };
+    let joined = b.client().await.join(request).await.unwrap().into_inner();
+    assert_eq!((joined.route(), joined.peer_id), (proto::Route::Relayed, a.peer_id().await));
+    talk(&a, &b, "joined").await;
+    // And by the same address by hand.
+    b.client().await.disconnect(proto::DisconnectRequest { peer: a.peer_id().await }).await.unwrap();
+    let target = Some(proto::connect_request::Target::Address(circuits[1].clone()));
+    let request = proto::ConnectRequest { target };
+    let connected = b.client().await.connect(request).await.unwrap().into_inner();
+    assert_eq!(connected.route(), proto::Route::Relayed, "{connected:?}");
 }
 
-async fn node(listen: &str, relays: &[&Daemon]) -> Daemon {
-    let flags = at(relays).await;
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    Daemon::start_with(options(&[listen], &flags)).await
+#[tokio::test(flavor = "multi_thread")]
+async fn guesses_through_one_relay_are_few() {
+    let Some(star) = star("relay", 1, 2) else { return };
+    let relay = star.relay(0, &["--serve", "on"]).await;
+    let a = star.host(0, &star.at(&[&relay], 0, BOTH).await).await;
+    let b = star.host(1, &star.at(&[&relay], 1, BOTH).await).await;
+    let invitation = a.client().await.invite(proto::InviteRequest::default()).await.unwrap().into_inner();
+    let good = p2p_node::ticket::Ticket::decode(&invitation.ticket).unwrap();
+    let bad = p2p_node::types::Secret([7; 16]);
+    let (_, forged) = p2p_node::ticket::Ticket::write(good.inviter, bad, good.expires, good.addresses).unwrap();
+    let mut errors = Vec::new();
+    for _ in 0..6 {
+        let request = proto::JoinRequest { ticket: forged.clone(), ..proto::JoinRequest::default() };
+        errors.push(b.client().await.join(request).await.unwrap_err());
+    }
+    assert!(errors[..5].iter().all(|error| error.code() == errors[0].code()), "{errors:?}");
+    assert_eq!(errors[5].code(), tonic::Code::ResourceExhausted, "{errors:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_for_friends_refuses_strangers_but_lets_them_call() {
+    let Some(star) = star("relay", 1, 2) else { return };
+    let external = format!("/ip4/{}/tcp/{PORT}", star.address(0, 0));
+    let relay = star.relay(0, &["--external", &external]).await;
+    let mut a = star.host_with(0, &star.at(&[&relay], 0, BOTH).await);
+    let b = star.host(1, &star.at(&[&relay], 1, BOTH).await).await;
+    a.restart().await;
+    trust(&relay, &a).await;
+    for (host, line) in [(&a, "reachable through a relay"), (&b, "a relay gives no reservation")] {
+        eventually(line, || async { (count(host, line) > 0).then_some(()) }).await;
+    }
+    assert_eq!(count(&b, "reachable through a relay"), 0);
+    trust(&a, &b).await;
+    trust(&b, &a).await;
+    talk(&a, &b, "first").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_relay_says_so_and_others_go_on() {
+    let Some(star) = star("relay", 1, 2) else { return };
+    let mut options = star.relay_options(0, &["--serve", "on"]);
+    options.config = "limits.relay_reservations = 1\n".to_owned();
+    let relay = Daemon::start_with(options).await;
+    let a = star.host(0, &star.at(&[&relay], 0, BOTH).await).await;
+    eventually("a reservation", || async { (count(&a, "reachable through a relay") > 0).then_some(()) }).await;
+    let b = star.host(1, &star.at(&[&relay], 1, BOTH).await).await;
+    eventually("a refusal", || async { (count(&b, "a relay gives no reservation") > 0).then_some(()) }).await;
+    trust(&a, &b).await;
+    trust(&b, &a).await;
+    talk(&a, &b, "first").await;
+}
+
+/// As where no UDP gets through.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_answers_on_tcp_only_is_used_at_once() {
+    let Some(star) = star("relay", 1, 1) else { return };
+    let relay = star.relay(0, &["--serve", "on"]).await;
+    let flags = star.at(&[&relay], 0, BOTH).await;
+    star.block_udp(0);
+    let begun = Instant::now();
+    let a = star.host(0, &flags).await;
+    let invitation = a.client().await.invite(proto::InviteRequest::default()).await.unwrap().into_inner();
+    eprintln!("reachable over TCP {:?} after the start", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(invitation.addresses.iter().any(|address| address.contains("/p2p-circuit/")), "{invitation:?}");
+}
+
+const BOTH: [&str; 2] = ["udp/4001/quic-v1", "tcp/4001"];
 
 /// Trusts a peer of which nothing is known but its id.
 async fn trust(one: &Daemon, other: &Daemon) {
@@ -60,10 +166,20 @@ async fn trust(one: &Daemon, other: &Daemon) {
     one.client().await.add_peer(request).await.unwrap();
 }
 
-async fn route(client: &Client, peer: &str) -> proto::Route {
+async fn row(client: &Client, peer: &str) -> Option<proto::Peer> {
     let request = proto::ListPeersRequest::default();
     let peers = client.clone().list_peers(request).await.unwrap().into_inner().peers;
-    peers.iter().find(|row| row.peer_id == peer).map_or(proto::Route::None, proto::Peer::route)
+    peers.into_iter().find(|row| row.peer_id == peer)
+}
+
+async fn route(client: &Client, peer: &str) -> proto::Route {
+    row(client, peer).await.map_or(proto::Route::None, |row| row.route())
+}
+
+/// The address over which messages go.
+async fn route_address(one: &Daemon, other: &Daemon) -> String {
+    let request = proto::PingRequest { peer: other.peer_id().await, ..proto::PingRequest::default() };
+    one.client().await.ping(request).await.unwrap().into_inner().address
 }
 
 /// Sends both ways, and checks that it went through a relay.
@@ -80,11 +196,123 @@ async fn talk(a: &Daemon, b: &Daemon, id: &str) {
     assert_eq!(route(&b, &a_id).await, proto::Route::Relayed);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn peers_known_by_id_alone_meet_at_their_relay() {
-    let relay = relay(&["--serve", "on"]).await;
-    let (a, b) = (quic(&[&relay]).await, tcp(&[&relay]).await);
-    trust(&a, &b).await;
-    trust(&b, &a).await;
-    talk(&a, &b, "first").await;
+fn count(daemon: &Daemon, line: &str) -> usize {
+    daemon.log().matches(line).count()
+}
+
+fn star(test: &str, relays: u8, hosts: u8) -> Option<Star> {
+    Star::new(relays, hosts).inspect_err(|why| skip::skip(test, why)).ok()
+}
+
+/// Hosts with a line to each relay, and none to each other.
+struct Star {
+    relays: Vec<String>,
+    hosts: Vec<String>,
+}
+
+impl Star {
+    /// `Err` says why that is not possible here.
+    fn new(relays: u8, hosts: u8) -> Result<Self, String> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err("network namespaces are made as root only".to_owned());
+        }
+        let tag: u32 = rand::random();
+        let names = |kind: &str, count: u8| (0..count).map(|n| format!("p2pn{kind}{n}{tag:x}")).collect();
+        let star = Self { relays: names("r", relays), hosts: names("h", hosts) };
+        for name in star.relays.iter().chain(&star.hosts) {
+            ip(&["netns", "add", name])?;
+            ip(&["-n", name, "link", "set", "lo", "up"])?;
+            run("ip", &["netns", "exec", name, "sysctl", "-qw", "net.ipv4.ip_forward=0"])?;
+        }
+        for r in 0..relays {
+            for h in 0..hosts {
+                star.line(r, h)?;
+            }
+        }
+        Ok(star)
+    }
+
+    fn line(&self, relay: u8, host: u8) -> Result<(), String> {
+        let (r, h) = (&self.relays[usize::from(relay)], &self.hosts[usize::from(host)]);
+        let (to_host, to_relay) = (format!("h{host}"), format!("r{relay}"));
+        ip(&["link", "add", &to_host, "netns", r, "type", "veth", "peer", "name", &to_relay, "netns", h])?;
+        for (name, device, last) in [(r, &to_host, 1), (h, &to_relay, 2)] {
+            let address = format!("128.66.{}.{last}/24", 16 * relay + host);
+            ip(&["-n", name, "address", "add", &address, "dev", device])?;
+            ip(&["-n", name, "link", "set", device, "up"])?;
+        }
+        // The relay's addresses on its other lines.
+        let all = format!("128.66.{}.0/20", 16 * relay);
+        ip(&["-n", h, "route", "add", &all, "via", &self.address(relay, host)])
+    }
+
+    /// Of the relay, on the line to the host.
+    fn address(&self, relay: u8, host: u8) -> String {
+        format!("128.66.{}.1", 16 * relay + host)
+    }
+
+    fn block_udp(&self, host: usize) {
+        let rules = "table inet p2pn { chain out { type filter hook output priority 0; meta l4proto udp drop; }; }";
+        run("ip", &["netns", "exec", &self.hosts[host], "nft", rules]).unwrap();
+    }
+
+    fn relay_options(&self, relay: usize, more: &[&str]) -> Options {
+        options(&self.relays[relay], more)
+    }
+
+    async fn relay(&self, relay: usize, more: &[&str]) -> Daemon {
+        Daemon::start_with(self.relay_options(relay, more)).await
+    }
+
+    /// Flags of a host that name these relays, the first one first.
+    async fn at(&self, relays: &[&Daemon], host: u8, transports: [&str; 2]) -> Vec<String> {
+        let mut flags = Vec::new();
+        for (relay, daemon) in (0..).zip(relays) {
+            let id = daemon.peer_id().await;
+            for transport in transports {
+                let address = format!("/ip4/{}/{transport}/p2p/{id}", self.address(relay, host));
+                flags.extend(["--relay".to_owned(), address]);
+            }
+        }
+        flags
+    }
+
+    fn host_with(&self, host: usize, flags: &[String]) -> Daemon {
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        Daemon::new(options(&self.hosts[host], &flags))
+    }
+
+    async fn host(&self, host: usize, flags: &[String]) -> Daemon {
+        let mut daemon = self.host_with(host, flags);
+        daemon.restart().await;
+        daemon
+    }
+}
+
+impl Drop for Star {
+    fn drop(&mut self) {
+        for name in self.relays.iter().chain(&self.hosts) {
+            // One that was never made cannot be removed.
+            drop(ip(&["netns", "delete", name]));
+        }
+    }
+}
+
+fn options(host: &str, more: &[&str]) -> Options {
+    let prefix = ["ip", "netns", "exec", host].map(ToOwned::to_owned).to_vec();
+    let args = ["--no-mdns", "--log", "info,p2p_node::swarm=debug"];
+    let args = args.iter().chain(more).map(|word| (*word).to_owned()).collect();
+    Options { prefix, args, ..Options::default() }
+}
+
+fn ip(args: &[&str]) -> Result<(), String> {
+    run("ip", args)
+}
+
+fn run(program: &str, args: &[&str]) -> Result<(), String> {
+    match Command::new(program).args(args).output() {
+        Err(error) => Err(format!("no {program} command: {error}")),
+        Ok(done) if done.status.success() => Ok(()),
+        Ok(done) => Err(format!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&done.stderr).trim())),
+    }
 }

@@ -117,6 +117,8 @@ pub(super) struct Warned {
     pub(super) limit: Option<Instant>,
     /// Trouble of a listener.
     pub(super) listener: Option<Instant>,
+    /// A relay that refused.
+    pub(super) reservation: Option<Instant>,
 }
 
 /// A link that runs.

@@ -17,7 +17,7 @@ use crate::{
             candidate::{CircuitLimit, Kind, Step},
             client::Change,
         },
-        task::Task,
+        task::{Task, is_time},
     },
     types::Route,
 };
@@ -123,6 +123,11 @@ impl Task {
             return false;
         }
         let cause = error.map(cause::innermost_text);
+        if let Some(cause) = &cause
+            && is_time(&mut self.warned.reservation, now)
+        {
+            info!(%cause, "a relay gives no reservation");
+        }
         if let Some((relay, change)) = self.relays.client.listener_closed(id, cause.as_deref(), now, rand::random()) {
             self.on_reservation(relay, &change);
         }
