@@ -35,7 +35,7 @@ impl Task {
             Command::Suspect(link) => self.suspect(link, now),
             Command::Reachable { settled, reply } => self.reachable(settled, reply, now),
             Command::View(reply) => drop(reply.send(self.view())),
-            Command::Reach(reply) => drop(reply.send(self.reach_view())),
+            Command::Reach(reply) => drop(reply.send(self.reach_view(now))),
             Command::Path(peer, reply) => drop(reply.send(self.path_view(peer, now))),
             Command::ViewPeers(peers, reply) => {
                 let view = |peer| self.peers.get(&peer).map(|entry| entry.view(peer));

@@ -148,6 +148,12 @@ impl Task {
     }
 
     pub(super) fn on_dial_error(&mut self, id: ConnectionId, error: &DialError, now: Instant) {
+        if self.on_dial_back_failed(id, error) {
+            return;
+        }
+        if let DialError::Transport(tried) = error {
+            self.reach.dial_failed(tried.iter().map(|(address, _)| address), now);
+        }
         let relay = self.relays.errands.ended(id);
         if let Some(dial) = self.pending.dialled(id) {
             let failure = cause::dial_failure(dial.peer, &dial.addresses, error);

@@ -1,5 +1,5 @@
-//! Addresses of this node that need no proof: those of the settings, and on a
-//! node that serves everyone its own.
+//! Addresses that others are told: those that were verified, and those that
+//! need no proof, of the settings, and on a node that serves everyone its own.
 
 use std::collections::BTreeSet;
 
@@ -13,12 +13,13 @@ use super::{
 };
 use crate::{node::Serve, types::Route};
 
-/// What others are told without anyone having checked it.
+/// What others are told.
 #[derive(Debug)]
 pub(super) struct External {
     configured: BTreeSet<Multiaddr>,
     /// Nobody is there to check the addresses of the only server.
     serves_all: bool,
+    verified: Vec<Multiaddr>,
     told: BTreeSet<Multiaddr>,
 }
 
@@ -27,6 +28,7 @@ impl External {
         Self {
             configured: config.external.iter().cloned().collect(),
             serves_all: config.serve == Serve::On,
+            verified: Vec::new(),
             told: BTreeSet::new(),
         }
     }
@@ -41,9 +43,15 @@ impl External {
         !self.configured.is_empty()
     }
 
+    /// Servers could connect to these.
+    pub(super) fn set_verified(&mut self, verified: Vec<Multiaddr>) {
+        self.verified = verified;
+    }
+
     /// What is new and what is gone, with these addresses listened on.
     fn update(&mut self, listen: Vec<Multiaddr>) -> (Vec<Multiaddr>, Vec<Multiaddr>) {
         let mut now = self.configured.clone();
+        now.extend(self.verified.iter().cloned());
         if self.serves_all {
             now.extend(own(listen));
         }

@@ -91,8 +91,14 @@ pub async fn spawn(config: SwarmConfig, keypair: Keypair, stop: CancellationToke
     let (swarm, server) = transport::build(&config, keypair.clone(), early)?;
     let local = *swarm.local_peer_id();
     let (commands, command_queue) = mpsc::channel(task::COMMAND_QUEUE);
-    let (mut task, events) =
-        task::Task::new(swarm, server, &config, task::Queues { commands: command_queue, circuits }, relays, stop.clone());
+    let (mut task, events) = task::Task::new(
+        swarm,
+        server,
+        &config,
+        task::Queues { commands: command_queue, circuits },
+        relays,
+        stop.clone(),
+    );
     task.listen(config.listen)?;
     task.settle().await?;
     let (bound, skipped) = (task.bound(), task.skipped());

@@ -5,7 +5,13 @@ use std::{collections::HashMap, io};
 use libp2p::{Multiaddr, PeerId, Stream, swarm::ConnectionId};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{join::JoinJob, link::behaviour::Token, ping::Job, timers::Timers};
+use super::{
+    join::JoinJob,
+    link::behaviour::Token,
+    ping::Job,
+    reach::{server::Reply, verdicts::Question},
+    timers::Timers,
+};
 use crate::node::{Connected, DIAL_DEADLINE, DialAttempt, NodeError, Pong};
 
 /// Dials at once; past this a command is refused and a redial waits.
@@ -65,6 +71,10 @@ pub(super) enum Purpose {
     Join(Box<JoinJob>),
     /// A circuit through a relay.
     Circuit(oneshot::Sender<io::Result<Stream>>),
+    /// A question whether an address of this node works.
+    Verify(Box<Question>),
+    /// The nonce of a peer that asked to be connected to.
+    DialBack(Reply),
 }
 
 /// A ping that was asked for.

@@ -91,6 +91,20 @@ pub(super) fn without_peer(address: &Multiaddr) -> Multiaddr {
     address
 }
 
+/// Addresses of no single host on the internet: reserved ones, groups, and IPv6
+/// addresses that stand for an IPv4 address, which a translator on the way may
+/// turn into one of the local network.
+pub(super) fn is_special(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => matches!(ip.octets()[0], 0 | 224..),
+        IpAddr::V6(ip) => match ip.segments() {
+            // What came before these two: 6to4, NAT64.
+            [0, 0, 0, 0, 0, ..] | [0x2002, ..] | [0x64, 0xff9b, ..] => true,
+            _ => ip.is_multicast(),
+        },
+    }
+}
+
 fn is_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_local_v4(ip),

@@ -26,6 +26,7 @@ use super::{
     peers::{Peers, Told},
     pending::{Opening, Pending, Purpose},
     ping::Measured,
+    reach::{REPORT_QUEUE, Reach, Report},
     redial::Redial,
     relay::{Relays, server::Server},
     sink::Sink,
@@ -60,6 +61,9 @@ pub(super) struct Task {
     pub(super) listeners: Listeners,
     pub(super) relays: Relays,
     pub(super) external: External,
+    /// How others can reach this node.
+    pub(super) reach: Reach,
+    reach_reports: mpsc::Receiver<Report>,
     /// Until when connections that may be dead are to answer; of those that
     /// are open.
     pub(super) probes: Timers<(PeerId, ConnectionId)>,
@@ -150,6 +154,7 @@ impl Task {
         let (measured_tx, measured) = mpsc::channel(MAX_PINGS);
         let (answered_tx, answered) = mpsc::channel(ANSWER_QUEUE);
         let local = *swarm.local_peer_id();
+        let (reports_tx, reach_reports) = mpsc::channel(REPORT_QUEUE);
         let peers = Peers::new(local, config.max_message_bytes);
         let links = Links {
             live: HashMap::new(),
@@ -168,6 +173,8 @@ impl Task {
             listeners: Listeners::default(),
             relays: Relays::new(local, server, &config.relays),
             external: External::new(config),
+            reach: Reach::new(config, reports_tx),
+            reach_reports,
             probes: Timers::new(),
             failed: None,
             steering: Timers::new(),
@@ -223,6 +230,7 @@ impl Task {
                 Some(ended) = self.ended.recv() => self.on_link_ended(ended),
                 Some(measured) = self.measured.recv() => self.on_measured(measured),
                 Some(answered) = self.answered.recv() => self.on_join_answered(answered),
+                Some(report) = self.reach_reports.recv() => self.on_reach_report(report, Instant::now()),
                 Some(request) = self.circuits.recv() => self.open_circuit(request),
                 permit = self.sink.ready() => self.sink.on_ready(permit),
                 () = at(deadline) => self.on_deadline(Instant::now()),
@@ -255,13 +263,15 @@ impl Task {
 
     fn next_deadline(&self) -> Option<Instant> {
         let relays = self.relays.next(Instant::now());
-        let all = [self.steering.next(), self.redial.next(), self.pending.next(), self.probes.next(), relays];
-        all.into_iter().flatten().min()
+        let asking = self.reach.verdicts.next().filter(|_| !self.draining);
+        let own = [self.steering.next(), self.redial.next(), self.pending.next(), self.probes.next(), relays, asking];
+        own.into_iter().flatten().min()
     }
 
     fn on_deadline(&mut self, now: Instant) {
         self.on_silence(now);
         self.on_relays_due(now);
+        self.ask_due(now);
         while let Some(peer) = self.steering.pop_due(now) {
             self.attend(peer, now);
         }

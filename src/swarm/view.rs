@@ -8,10 +8,15 @@ use crate::node::{ConnectionView, PathView, ReachView};
 
 impl Task {
     /// How this node can be reached.
-    pub(super) fn reach_view(&self) -> ReachView {
+    pub(super) fn reach_view(&self, now: Instant) -> ReachView {
         let rtt = |peer: &PeerId| self.peers.get(peer).and_then(|entry| entry.rtt);
-        let relays = self.relays.client.views(rtt);
-        ReachView { relays, serving: self.relays.server.view(), ..ReachView::default() }
+        ReachView {
+            nat_v4: self.reach.nat(false, now),
+            nat_v6: self.reach.nat(true, now),
+            addresses: self.reach.addresses(now),
+            relays: self.relays.client.views(rtt),
+            serving: self.relays.server.view(),
+        }
     }
 
     /// How a peer is reached, and what was tried.

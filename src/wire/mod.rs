@@ -1,5 +1,6 @@
 //! Frames of the link protocol `/p2p-node/link/1`. The messages of
-//! `/p2p-node/join/1` are in [`join`].
+//! `/p2p-node/join/1` are in [`join`], those of AutoNAT v2 in
+//! [`autonat`].
 //!
 //! A link is one substream for one direction of messages. The side that opened
 //! it is the *sender*; what it writes is a [`Forward`] frame, what comes back
@@ -24,6 +25,7 @@
 //! are ignored, so old and new go together, and an unknown kind remains what it
 //! is: a breach, for which the link is closed.
 
+pub mod autonat;
 mod check;
 pub mod circuit;
 mod codec;

@@ -18,10 +18,12 @@ use crate::{
         peers::Connection,
         pending::{Opening, Purpose},
         ping::Job,
+        reach::verdicts::Answer,
         route::{is_quic, route, without_peer},
         task::{Task, is_time},
     },
     types::Route,
+    wire::autonat::DialStatus,
 };
 
 /// Pings in a row without an answer after which a connection is dead: TCP
@@ -30,6 +32,8 @@ const MAX_MISSED_PINGS: u32 = 2;
 
 impl Task {
     pub(super) fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, now: Instant) {
+        self.reach.connected(id, peer, endpoint, now);
+        self.on_dialled_back(peer, id);
         let address = address_of(endpoint);
         let route = if endpoint.is_relayed() { Route::Relayed } else { route(&address) };
         let entry = self.peers.entry(peer, now);
@@ -67,12 +71,15 @@ impl Task {
     }
 
     pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId, cause: Option<ConnectionError>, now: Instant) {
+        self.reach.closed(id, now);
         for Opening { purpose, .. } in self.pending.lost(id) {
             match purpose {
                 Purpose::Link | Purpose::Ping(Job::Probe(..)) => {}
                 Purpose::Ping(Job::Asked(job)) => job.fail("the connection broke"),
                 Purpose::Join(job) => job.finish(peer, Err(io::ErrorKind::ConnectionReset.into())),
                 Purpose::Circuit(reply) => drop(reply.send(Err(circuit::gone()))),
+                Purpose::Verify(question) => self.on_answer(&question, Answer::NoVerdict, now),
+                Purpose::DialBack(reply) => drop(reply.send(Err(Some(DialStatus::DialBackError)))),
             }
         }
         self.end_links(id);
@@ -154,7 +161,7 @@ impl Task {
             info!(%address, "listening");
             self.redial.network_changed(now, rand::random);
             self.relays.client.network_changed();
-            self.tell_external();
+            self.on_reach_changed(now);
         }
     }
 
@@ -165,7 +172,7 @@ impl Task {
         info!(%address, "no longer listening");
         self.redial.network_changed(now, rand::random);
         self.relays.client.network_changed();
-        self.tell_external();
+        self.on_reach_changed(now);
     }
 
     /// The listener goes on. Too many open files, for example.

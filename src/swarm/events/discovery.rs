@@ -75,8 +75,9 @@ impl Task {
     }
 
     pub(super) fn on_identify(&mut self, event: identify::Event, now: Instant) {
-        let identify::Event::Received { peer_id: peer, info, .. } = event else { return };
+        let identify::Event::Received { connection_id, peer_id: peer, info } = event else { return };
         let Some(entry) = self.peers.get_mut(&peer) else { return };
+        self.reach.identified(connection_id, &info, entry.is_trusted(), now);
         entry.set_agent(&info.agent_version);
         if info.protocols.contains(&circuit::HOP) && entry.direct().is_some() {
             self.relays_connected.set(peer, true);
@@ -97,6 +98,7 @@ impl Task {
         if entry.learn(usable.into_iter()) {
             self.redial.hint(peer, now);
         }
+        self.on_reach_changed(now);
     }
 
     /// Peers connected over this host's loopback.

@@ -17,9 +17,10 @@ use crate::{
         },
         pending::{Opening, Purpose},
         ping::{self, Job, Measured, PingError},
+        reach::{self, verdicts::Answer},
         task::{Ended, LiveLink, Task},
     },
-    wire::Decoder,
+    wire::{Decoder, autonat::DialStatus},
 };
 
 impl Task {
@@ -40,12 +41,18 @@ impl Task {
     fn on_accepted(
         &mut self,
         peer: PeerId,
-        _connection: ConnectionId,
+        connection: ConnectionId,
         protocol: &StreamProtocol,
-        _stream: Stream,
-        _place: OwnedSemaphorePermit,
-        _now: Instant,
+        stream: Stream,
+        place: OwnedSemaphorePermit,
+        now: Instant,
     ) {
+        if *protocol == reach::DIAL_BACK {
+            return self.take_nonce(connection, stream, place);
+        }
+        if *protocol == reach::DIAL_REQUEST {
+            return self.connect_back(connection, stream, place, now);
+        }
         debug!(%peer, %protocol, "a stream that nobody takes");
     }
 
@@ -83,6 +90,8 @@ impl Task {
             Purpose::Join(job) => self.present(peer, stream, *job),
             // The dial may have been given up.
             Purpose::Circuit(reply) => drop(reply.send(Ok(stream))),
+            Purpose::Verify(question) => self.put_question(stream, *question),
+            Purpose::DialBack(reply) => drop(reply.send(Ok((stream, connection)))),
         }
     }
 
@@ -168,6 +177,8 @@ impl Task {
             Purpose::Ping(Job::Probe(..)) => self.probe_answered(peer, connection, now),
             Purpose::Join(job) => job.finish(peer, Err(open_error(error))),
             Purpose::Circuit(reply) => drop(reply.send(Err(open_error(error)))),
+            Purpose::Verify(question) => self.on_answer(&question, Answer::NoVerdict, now),
+            Purpose::DialBack(reply) => drop(reply.send(Err(Some(DialStatus::DialBackError)))),
         }
     }
 

@@ -4,6 +4,7 @@ mod connection;
 mod discovery;
 mod join;
 mod link;
+mod reach;
 mod relay;
 
 use libp2p::swarm::SwarmEvent;

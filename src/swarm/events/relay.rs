@@ -35,7 +35,6 @@ impl Task {
     }
 
     /// Tells whether others can connect to this node, as far as is known.
-    #[expect(dead_code, reason = "for whoever finds that out")]
     pub(in crate::swarm) fn set_public(&mut self, public: bool) {
         self.relays.server.set_public(public || self.external.is_configured());
         self.serve_or_not();
@@ -185,7 +184,7 @@ impl Task {
     /// settled, once it is reserved at a relay that it needs.
     pub(in crate::swarm) fn reachable(&mut self, settled: bool, reply: oneshot::Sender<Vec<Reachable>>, now: Instant) {
         let client = &self.relays.client;
-        let needed = client.has_configured() && !client.is_reserved() && !self.external.is_configured();
+        let needed = client.has_configured() && !client.is_reserved() && !self.reach.is_public();
         if settled && needed && self.relays.waiting.len() < MAX_WAITING {
             return self.relays.waiting.push((now + RESERVATION_WAIT, reply));
         }

@@ -6,6 +6,10 @@
 
 use std::{
     collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -31,6 +35,7 @@ pub(in crate::swarm) struct Behaviour {
     /// To handlers and to the task. Filled only while the task or the swarm
     /// handles one thing and emptied before the next.
     queue: VecDeque<ToSwarm<Event, ToHandler>>,
+    serving: Arc<AtomicBool>,
 }
 
 /// What happened on a connection.
@@ -76,7 +81,7 @@ pub(in crate::swarm) enum OpenError {
 
 impl Behaviour {
     pub(in crate::swarm) fn new() -> Self {
-        Self { queue: VecDeque::new() }
+        Self { queue: VecDeque::new(), serving: Arc::default() }
     }
 
     /// Opens a stream on exactly this connection. The answer is
@@ -97,6 +102,11 @@ impl Behaviour {
         self.notify(peer, connection, ToHandler::KeepAlive(keep));
     }
 
+    /// Whether streams of [`super::SERVED`] are accepted.
+    pub(in crate::swarm) fn serve(&mut self, serving: bool) {
+        self.serving.store(serving, Ordering::Relaxed);
+    }
+
     fn notify(&mut self, peer_id: PeerId, connection: ConnectionId, event: ToHandler) {
         self.queue.push_back(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::One(connection), event });
     }
@@ -113,7 +123,7 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new())
+        Ok(Handler::new(self.serving.clone()))
     }
 
     fn handle_established_outbound_connection(
@@ -124,7 +134,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new())
+        Ok(Handler::new(self.serving.clone()))
     }
 
     fn on_swarm_event(&mut self, _: FromSwarm) {}

@@ -4,7 +4,12 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     future::{Ready, ready},
-    sync::Arc,
+    iter::{Chain, Cloned},
+    slice::Iter,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -20,7 +25,7 @@ use libp2p::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    ACCEPTED, PROTOCOL,
+    ACCEPTED, PROTOCOL, SERVED,
     behaviour::{OpenError, Token},
     bucket::Bucket,
 };
@@ -77,6 +82,8 @@ pub(in crate::swarm) struct Handler {
     others: Door,
     refusal_told: bool,
     keep_alive: bool,
+    /// This node serves others.
+    serving: Arc<AtomicBool>,
 }
 
 /// Lets in so many streams at once, and no more than so many in a time.
@@ -99,14 +106,17 @@ impl Door {
 
 /// Accepts a stream of any of the protocols, and tells of which.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::swarm) struct Accept;
+pub(in crate::swarm) struct Accept {
+    serving: bool,
+}
 
 impl UpgradeInfo for Accept {
     type Info = StreamProtocol;
-    type InfoIter = std::iter::Cloned<std::slice::Iter<'static, StreamProtocol>>;
+    type InfoIter = Cloned<Chain<Iter<'static, StreamProtocol>, Iter<'static, StreamProtocol>>>;
 
     fn protocol_info(&self) -> Self::InfoIter {
-        ACCEPTED.iter().cloned()
+        let served: &[_] = if self.serving { &SERVED } else { &[] };
+        ACCEPTED.iter().chain(served).cloned()
     }
 }
 
@@ -121,7 +131,7 @@ impl InboundUpgrade<Stream> for Accept {
 }
 
 impl Handler {
-    pub(in crate::swarm) fn new() -> Self {
+    pub(in crate::swarm) fn new(serving: Arc<AtomicBool>) -> Self {
         Self {
             to_open: VecDeque::new(),
             events: VecDeque::new(),
@@ -129,6 +139,7 @@ impl Handler {
             others: Door::new(MAX_INBOUND_OTHERS, OTHERS_BURST),
             refusal_told: false,
             keep_alive: false,
+            serving,
         }
     }
 
@@ -157,7 +168,8 @@ impl ConnectionHandler for Handler {
     type OutboundOpenInfo = (StreamProtocol, Token);
 
     fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
-        SubstreamProtocol::new(Accept, ()).with_timeout(NEGOTIATION_TIMEOUT)
+        let serving = self.serving.load(Ordering::Relaxed);
+        SubstreamProtocol::new(Accept { serving }, ()).with_timeout(NEGOTIATION_TIMEOUT)
     }
 
     fn connection_keep_alive(&self) -> bool {

@@ -4,7 +4,7 @@
 //! and [`handler`] open and accept the substreams, [`io`] moves the frames.
 
 pub(super) mod behaviour;
-mod bucket;
+pub(super) mod bucket;
 mod handler;
 pub(super) mod io;
 mod reader;
@@ -13,7 +13,11 @@ mod writer;
 
 use libp2p::StreamProtocol;
 
+use super::reach;
+
 /// The protocol of links.
 pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/p2p-node/link/1");
 /// All protocols of which streams are accepted here.
-pub(super) static ACCEPTED: [StreamProtocol; 1] = [PROTOCOL];
+pub(super) static ACCEPTED: [StreamProtocol; 2] = [PROTOCOL, reach::DIAL_BACK];
+/// Those of which streams are accepted only while this node serves others.
+pub(super) static SERVED: [StreamProtocol; 1] = [reach::DIAL_REQUEST];

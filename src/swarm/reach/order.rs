@@ -4,8 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
-use super::route::{is_dialable, is_loopback, is_quic, relay_of, route};
-use crate::{node::Reachable, types::Route};
+use crate::{
+    node::Reachable,
+    swarm::route::{is_dialable, is_loopback, is_quic, relay_of, route},
+    types::Route,
+};
 
 /// Some host beyond the next router, of the blocks kept for documentation.
 const FAR_V4: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
@@ -19,9 +22,14 @@ const FAR_V6: (Ipv6Addr, u16) = (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
 /// `external` are addresses that the settings name or that were confirmed from
 /// outside, and come before all others; `circuits` are those at relays, in
 /// their own order after all others.
-pub(super) fn best_first(listen: &[Multiaddr], external: &[Multiaddr], circuits: &[Multiaddr]) -> Vec<Reachable> {
+pub(in crate::swarm) fn best_first(
+    listen: &[Multiaddr],
+    external: &[Multiaddr],
+    circuits: &[Multiaddr],
+) -> Vec<Reachable> {
     let own = sorted(listen, &[own_address(IpAddr::V4(FAR_V4.0)), own_address(IpAddr::V6(FAR_V6.0))]);
     let mut all: Vec<Reachable> = external.iter().map(reachable).collect();
+    all.sort_by_key(|one| (one.route != Route::Direct, !is_quic(&one.address)));
     for one in own.into_iter().chain(circuits.iter().map(reachable)) {
         if !all.contains(&one) {
             all.push(one);
@@ -69,7 +77,7 @@ fn ip(address: &Multiaddr) -> Option<IpAddr> {
 }
 
 /// Link-local IPv6 means something only together with an interface.
-pub(super) fn needs_zone(address: &Multiaddr) -> bool {
+pub(in crate::swarm) fn needs_zone(address: &Multiaddr) -> bool {
     matches!(ip(address), Some(IpAddr::V6(ip)) if ip.is_unicast_link_local())
 }
 
