@@ -236,17 +236,17 @@ impl Star {
         let (r, h) = (&self.relays[usize::from(relay)], &self.hosts[usize::from(host)]);
         let (to_host, to_relay) = (format!("h{host}"), format!("r{relay}"));
         ip(&["link", "add", &to_host, "netns", r, "type", "veth", "peer", "name", &to_relay, "netns", h])?;
-        for (name, device, last) in [(r, &to_host, 1), (h, &to_relay, 2)] {
-            let address = format!("128.66.{}.{last}/24", 16 * relay + host);
-            ip(&["-n", name, "address", "add", &address, "dev", device])?;
+        let (public, private) = (self.address(relay, host), format!("192.168.{}.2", 16 * relay + host));
+        for (name, device, own) in [(r, &to_host, &public), (h, &to_relay, &private)] {
+            ip(&["-n", name, "address", "add", &format!("{own}/32"), "dev", device])?;
             ip(&["-n", name, "link", "set", device, "up"])?;
         }
-        // The relay's addresses on its other lines.
-        let all = format!("128.66.{}.0/20", 16 * relay);
-        ip(&["-n", h, "route", "add", &all, "via", &self.address(relay, host)])
+        ip(&["-n", r, "route", "add", &private, "dev", &to_host])?;
+        // With the relay's addresses on its other lines.
+        ip(&["-n", h, "route", "add", &format!("128.66.{}.0/20", 16 * relay), "dev", &to_relay])
     }
 
-    /// Of the relay, on the line to the host.
+    /// Public, as far as anyone can tell: of the relay, on the line to the host.
     fn address(&self, relay: u8, host: u8) -> String {
         format!("128.66.{}.1", 16 * relay + host)
     }

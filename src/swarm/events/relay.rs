@@ -89,6 +89,7 @@ impl Task {
     pub(in crate::swarm) fn on_connected_relays(&mut self, peer: PeerId, id: ConnectionId, now: Instant) {
         let Some(connection) = self.peers.get(&peer).and_then(|entry| entry.connection(id)) else { return };
         if connection.route != Route::Relayed {
+            debug!(%peer, ?id, address = %connection.address, "open");
             self.relays.client.connected(peer, id, &connection.address, now);
             if self.relays.keep(&peer) {
                 self.swarm.behaviour_mut().link.keep_alive(peer, id, true);
@@ -102,6 +103,7 @@ impl Task {
     }
 
     pub(in crate::swarm) fn on_closed_relays(&mut self, peer: PeerId, id: ConnectionId, last: bool, now: Instant) {
+        debug!(%peer, ?id, "gone");
         if last {
             self.relays.server.disconnected(&peer);
         }
@@ -145,6 +147,8 @@ impl Task {
                 if let Some(change) = self.relays.client.reserved(relay, limit) {
                     self.on_reservation(relay, &change);
                     self.tell_waiting(now);
+                    // Others may be there as well again.
+                    self.redial.network_changed(now, rand::random);
                 }
                 self.tend_relays(now);
             }
