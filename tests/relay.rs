@@ -38,8 +38,8 @@ async fn peers_known_by_id_alone_meet_at_their_relay_also_after_it_was_away() {
     relay.restart().await;
     let back = Instant::now();
     talk(&a, &b, "second").await;
-    // The relay is asked for every second or so, over TCP at once with success.
-    assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
+    // The relay is looked for every second or so.
+    assert!(back.elapsed() < Duration::from_secs(4), "{:?}", back.elapsed());
     eprintln!("messages flow {:?} after the relay is back", back.elapsed());
 }
 
@@ -64,7 +64,8 @@ async fn traffic_moves_to_the_second_relay_when_the_first_is_gone() {
     eprintln!("messages flow {:?} after the relay is gone", gone.elapsed());
     assert!(gone.elapsed() < Duration::from_secs(9), "{:?}", gone.elapsed());
     let other = relays[1 - carries].peer_id().await;
-    assert!(route_address(&a, &b).await.contains(&other));
+    eventually("the dead connection gone", || async { route_address(&a, &b).await.contains(&other).then_some(()) })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

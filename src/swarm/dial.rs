@@ -172,12 +172,13 @@ impl Task {
         if let Some((waiters, failure)) = self.pending.pass_on(dial, failure) {
             waiters.into_iter().for_each(|waiter| waiter.fail(failure.clone()));
         }
+        let connected = self.peers.get(&peer).is_some_and(|entry| !entry.connections.is_empty());
+        // A direct way may take long to fail; a relay is asked again meanwhile.
+        if !connected && !self.pending.is_dialling_circuit(&peer) && !self.redial.is_waiting(&peer) {
+            self.redial.failed(peer, now, rand::random());
+        }
         if self.pending.is_dialling(&peer) {
             return;
-        }
-        let connections = self.peers.get(&peer).map_or(0, |entry| entry.connections.len());
-        if connections == 0 {
-            self.redial.failed(peer, now, rand::random());
         }
         if self.relays.errands.wait_for(&peer) && !self.is_near(&peer) {
             let failure = NodeError::NoAddress(peer);

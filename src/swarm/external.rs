@@ -7,7 +7,6 @@ use libp2p::Multiaddr;
 
 use super::{
     SwarmConfig,
-    reach::needs_zone,
     route::{is_dialable, is_loopback, route},
     task::Task,
 };
@@ -74,8 +73,7 @@ impl Task {
 /// The global ones; a node of a test or of a closed network has none, and
 /// serves there.
 fn own(listen: Vec<Multiaddr>) -> Vec<Multiaddr> {
-    let mut all: Vec<Multiaddr> =
-        listen.into_iter().filter(|address| is_dialable(address) && !needs_zone(address)).collect();
+    let mut all: Vec<Multiaddr> = listen.into_iter().filter(is_dialable).collect();
     for kind in [|address: &Multiaddr| route(address) == Route::Direct, |address: &Multiaddr| !is_loopback(address)] {
         if all.iter().any(kind) {
             all.retain(kind);

@@ -10,6 +10,7 @@ use super::{
     link::behaviour::Token,
     ping::Job,
     reach::{server::Reply, verdicts::Question},
+    route::is_circuit,
     timers::Timers,
 };
 use crate::node::{Connected, DIAL_DEADLINE, DialAttempt, NodeError, Pong};
@@ -131,6 +132,16 @@ impl Pending {
     /// Whether a dial of the peer is under way.
     pub(super) fn is_dialling(&self, peer: &PeerId) -> bool {
         self.dials.values().any(|dial| dial.peer == *peer)
+    }
+
+    /// Whether a dial of the peer through a relay is under way.
+    pub(super) fn is_dialling_circuit(&self, peer: &PeerId) -> bool {
+        self.dials.values().any(|dial| dial.peer == *peer && dial.addresses.iter().any(is_circuit))
+    }
+
+    /// Whether the address of a peer is being tried.
+    pub(super) fn tries(&self, peer: &PeerId, address: &Multiaddr) -> bool {
+        self.dials.values().any(|dial| dial.peer == *peer && dial.addresses.contains(address))
     }
 
     /// Whether there is room for one more waiting caller. Those that went away

@@ -35,6 +35,11 @@ impl Redial {
         self.failures.contains_key(peer)
     }
 
+    /// Whether the peer is to be dialled at some time.
+    pub(super) fn is_waiting(&self, peer: &PeerId) -> bool {
+        self.timers.get(peer).is_some()
+    }
+
     /// The peer should be connected from now on and is not.
     pub(super) fn add(&mut self, peer: PeerId, now: Instant) {
         if !self.contains(&peer) {

@@ -75,7 +75,8 @@ fn is_host(address: &Multiaddr) -> bool {
     let mut parts = address.iter();
     let host = match parts.next() {
         Some(Protocol::Ip4(ip)) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
-        Some(Protocol::Ip6(ip)) => !ip.is_unspecified() && !ip.is_multicast(),
+        // Link-local ones mean something only together with an interface.
+        Some(Protocol::Ip6(ip)) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_unicast_link_local(),
         Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_)) => true,
         _ => false,
     };
@@ -192,7 +193,14 @@ mod tests {
 
     #[test]
     fn undialable_addresses_are_told() {
-        for text in ["/ip4/0.0.0.0/tcp/1", "/ip4/1.2.3.4/tcp/0", "/ip6/::/tcp/1", "/ip4/224.0.0.1/udp/1", "/unix/x"] {
+        for text in [
+            "/ip4/0.0.0.0/tcp/1",
+            "/ip4/1.2.3.4/tcp/0",
+            "/ip6/::/tcp/1",
+            "/ip4/224.0.0.1/udp/1",
+            "/ip6/fe80::1/tcp/1",
+            "/unix/x",
+        ] {
             assert!(!is_dialable(&addr(text)), "{text}");
         }
         assert!(is_dialable(&addr("/ip4/1.2.3.4/udp/1/quic-v1")));

@@ -287,13 +287,14 @@ impl Task {
     }
 
     fn redial_now(&mut self, peer: PeerId, room: bool, now: Instant) {
-        if self.pending.is_dialling(&peer) {
+        if self.pending.is_dialling_circuit(&peer) {
             return;
         }
         if !room || !self.pending.has_room_for_dial() {
             return self.redial.postpone(peer, now, rand::random());
         }
-        let addresses = self.ways_to(&peer);
+        let mut addresses = self.ways_to(&peer);
+        addresses.retain(|address| !self.pending.tries(&peer, address));
         if self.dial(peer, addresses, None, now).is_err() {
             self.redial.failed(peer, now, rand::random());
         }

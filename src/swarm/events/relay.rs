@@ -56,6 +56,7 @@ impl Task {
                     self.relays.client.asked(relay, listener.ok(), now, rand::random());
                 }
                 Step::Keep { relay, keep } => self.keep_all(relay, keep),
+                Step::Close(connection) => drop(self.swarm.close_connection(connection)),
             }
         }
     }
@@ -89,7 +90,6 @@ impl Task {
     pub(in crate::swarm) fn on_connected_relays(&mut self, peer: PeerId, id: ConnectionId, now: Instant) {
         let Some(connection) = self.peers.get(&peer).and_then(|entry| entry.connection(id)) else { return };
         if connection.route != Route::Relayed {
-            debug!(%peer, ?id, address = %connection.address, "open");
             self.relays.client.connected(peer, id, &connection.address, now);
             if self.relays.keep(&peer) {
                 self.swarm.behaviour_mut().link.keep_alive(peer, id, true);
@@ -103,7 +103,6 @@ impl Task {
     }
 
     pub(in crate::swarm) fn on_closed_relays(&mut self, peer: PeerId, id: ConnectionId, last: bool, now: Instant) {
-        debug!(%peer, ?id, "gone");
         if last {
             self.relays.server.disconnected(&peer);
         }
@@ -124,13 +123,12 @@ impl Task {
             return false;
         }
         let cause = error.map(cause::innermost_text);
-        if let Some(cause) = &cause
-            && is_time(&mut self.warned.reservation, now)
-        {
-            info!(%cause, "a relay gives no reservation");
-        }
-        if let Some((relay, change)) = self.relays.client.listener_closed(id, cause.as_deref(), now, rand::random()) {
-            self.on_reservation(relay, &change);
+        match self.relays.client.listener_closed(id, cause.as_deref(), now, rand::random()) {
+            Some((relay, Some(change))) => self.on_reservation(relay, &change),
+            Some((relay, None)) if is_time(&mut self.warned.reservation, now) => {
+                info!(%relay, cause, "a relay gives no reservation");
+            }
+            _ => {}
         }
         self.tend_relays(now);
         true

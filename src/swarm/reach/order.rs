@@ -44,8 +44,7 @@ fn reachable(address: &Multiaddr) -> Reachable {
 }
 
 fn sorted(listen: &[Multiaddr], preferred: &[Option<IpAddr>]) -> Vec<Reachable> {
-    let mut all: Vec<&Multiaddr> =
-        listen.iter().filter(|address| is_dialable(address) && !needs_zone(address)).collect();
+    let mut all: Vec<&Multiaddr> = listen.iter().filter(|address| is_dialable(address)).collect();
     if all.iter().any(|address| !is_loopback(address)) {
         all.retain(|address| !is_loopback(address));
     }
@@ -74,11 +73,6 @@ fn ip(address: &Multiaddr) -> Option<IpAddr> {
         Protocol::Ip6(ip) => Some(ip.into()),
         _ => None,
     }
-}
-
-/// Link-local IPv6 means something only together with an interface.
-pub(in crate::swarm) fn needs_zone(address: &Multiaddr) -> bool {
-    matches!(ip(address), Some(IpAddr::V6(ip)) if ip.is_unicast_link_local())
 }
 
 #[cfg(test)]

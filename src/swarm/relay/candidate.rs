@@ -18,6 +18,12 @@ pub(super) const MAX_CIRCUITS: usize = 4;
 /// A relay that is not connected after this is not waited for: the next one
 /// known has its turn, too.
 pub(super) const SLOW: Duration = Duration::from_millis(1500);
+/// A relay that does not answer within this is not there any more, though its
+/// connection may be.
+const ANSWER: Duration = Duration::from_secs(2);
+/// A reservation may have ended because its connection did, of which this node
+/// hears in a moment.
+pub(super) const GAP: Duration = Duration::from_millis(50);
 /// A connection that ends sooner was refused.
 pub(super) const SHORT_LIFE: Duration = Duration::from_secs(5);
 /// Characters kept of a trouble.
@@ -40,6 +46,8 @@ pub(in crate::swarm) enum Step {
     /// Keep the connections with a relay although nothing runs on them, or no
     /// more.
     Keep { relay: PeerId, keep: bool },
+    /// Close a connection that does not answer.
+    Close(ConnectionId),
 }
 
 #[derive(Debug)]
@@ -88,6 +96,7 @@ pub(super) enum Reservation {
     Asked {
         listener: Option<ListenerId>,
         on: ConnectionId,
+        since: Instant,
     },
     Held(Held),
 }
@@ -180,6 +189,9 @@ impl Relay {
         if self.connections.is_empty() {
             self.waiting_since.get_or_insert(now);
         }
+        if let Some(silent) = self.silent(now) {
+            return Some(Step::Close(silent));
+        }
         for kind in [Kind::Quic, Kind::Tcp] {
             if self.lacks(kind) && self.legs[kind as usize].patience.is_over(now) {
                 let addresses = self.all_addresses().into_iter().filter(|address| Kind::of(address) == kind).collect();
@@ -192,8 +204,31 @@ impl Relay {
         let first = self.connections.first()?;
         let at = circuit(relay, &self.address_of(first));
         self.told_with.clear();
-        self.reservation = Reservation::Asked { listener: None, on: first.id };
+        self.reservation = Reservation::Asked { listener: None, on: first.id, since: now };
         Some(Step::Reserve { relay, at })
+    }
+
+    /// A connection on which nothing came back: libp2p would wait for a minute,
+    /// and asks on no other while it is there.
+    fn silent(&mut self, now: Instant) -> Option<ConnectionId> {
+        let Reservation::Asked { on, since, .. } = self.reservation else { return None };
+        if now.saturating_duration_since(since) < ANSWER {
+            return None;
+        }
+        self.reservation = Reservation::None;
+        self.doubtful = true;
+        self.set_trouble("no answer");
+        self.patience.ended(now, GAP);
+        self.connections.retain(|contact| contact.id != on);
+        Some(on)
+    }
+
+    /// When [`Self::silent`] is to be looked at.
+    pub(super) fn answer_due(&self) -> Option<Instant> {
+        match self.reservation {
+            Reservation::Asked { since, .. } => Some(since + ANSWER),
+            Reservation::None | Reservation::Held(_) => None,
+        }
     }
 
     /// Where the relay listens, as far as that is known of a connection that

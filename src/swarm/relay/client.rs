@@ -12,7 +12,7 @@ use libp2p::{Multiaddr, PeerId, core::transport::ListenerId, swarm::ConnectionId
 use tokio::time::Instant;
 
 use super::candidate::{
-    CircuitLimit, Contact, Held, Kind, MAX_TOLD, Relay, Reservation, SHORT_LIFE, SLOW, Step, is_usable,
+    CircuitLimit, Contact, GAP, Held, Kind, MAX_TOLD, Relay, Reservation, SHORT_LIFE, SLOW, Step, is_usable,
 };
 use crate::{
     node::{PeerAddresses, RelayView},
@@ -23,9 +23,6 @@ use crate::{
 const WANTED: usize = 2;
 /// Relays known that the settings do not name.
 const MAX_FOUND: usize = 16;
-/// A reservation may have ended because its connection did, of which this node
-/// hears in a moment.
-const GAP: Duration = Duration::from_millis(50);
 
 /// What others should know.
 #[derive(Debug, PartialEq, Eq)]
@@ -218,7 +215,7 @@ impl Client {
         relay.trouble.clear();
         match &mut relay.reservation {
             Reservation::Held(held) => held.limit = limit,
-            Reservation::Asked { listener, on } => {
+            Reservation::Asked { listener, on, .. } => {
                 let (listener, on) = (*listener, *on);
                 let contact = relay.connections.iter().find(|contact| contact.id == on)?;
                 let address = relay.address_of(contact);
@@ -247,14 +244,15 @@ impl Client {
         true
     }
 
-    /// A listener ended: its relay, if it was one of these.
+    /// A listener ended: its relay, if it was one of these, and whether that
+    /// was a loss.
     pub(in crate::swarm) fn listener_closed(
         &mut self,
         listener: ListenerId,
         cause: Option<&str>,
         now: Instant,
         jitter: f64,
-    ) -> Option<(PeerId, Change)> {
+    ) -> Option<(PeerId, Option<Change>)> {
         let relay = self.relays.iter_mut().find(|relay| relay.reservation.listener() == Some(listener))?;
         let held = relay.is_held();
         relay.reservation = Reservation::None;
@@ -267,7 +265,7 @@ impl Client {
             None if held => relay.patience.ended(now, GAP),
             None => relay.patience.failed(now, jitter),
         }
-        held.then_some((relay.peer, Change::Lost))
+        Some((relay.peer, held.then_some(Change::Lost)))
     }
 
     /// A relay told addresses of itself: it may have transports that the
@@ -310,7 +308,7 @@ impl Client {
             let legs = [Kind::Quic, Kind::Tcp].into_iter().filter(|kind| relay.lacks(*kind));
             let legs = legs.filter_map(|kind| relay.legs[kind as usize].patience.until());
             let ask = relay.wants_reservation().then(|| relay.patience.until()).flatten();
-            legs.chain(ask).chain(slow).min()
+            legs.chain(ask).chain(slow).chain(relay.answer_due()).min()
         };
         self.relays.iter().zip(&engaged).filter(|(_, engaged)| **engaged).filter_map(|(relay, _)| of_relay(relay)).min()
     }

@@ -20,6 +20,7 @@ struct World {
     dials: Vec<(PeerId, Kind, ConnectionId)>,
     asked: Vec<(PeerId, Multiaddr, ListenerId)>,
     kept: Vec<(PeerId, bool)>,
+    closed: Vec<ConnectionId>,
 }
 
 fn address(relay: usize, kind: Kind) -> Multiaddr {
@@ -37,8 +38,8 @@ impl World {
         let settings: Vec<_> =
             relays.iter().enumerate().map(|(n, peer)| PeerAddresses { peer: *peer, addresses: both(n) }).collect();
         let client = Client::new(PeerId::random(), &settings);
-        let (dials, asked, kept) = (vec![], vec![], vec![]);
-        let mut world = Self { client, now: Instant::now(), relays, last: 0, dials, asked, kept };
+        let (dials, asked, kept, closed) = (vec![], vec![], vec![], vec![]);
+        let mut world = Self { client, now: Instant::now(), relays, last: 0, dials, asked, kept, closed };
         world.steps();
         world
     }
@@ -63,6 +64,7 @@ impl World {
                     self.asked.push((relay, at, id));
                 }
                 Step::Keep { relay, keep } => self.kept.push((relay, keep)),
+                Step::Close(id) => self.closed.push(id),
             }
         }
     }
@@ -210,7 +212,8 @@ fn a_relay_that_refuses_is_asked_again_later_and_another_one_now() {
     world.connect(1, Kind::Quic);
     let (peer, _, listener) = world.asked.remove(0);
     assert_eq!(peer, world.relays[1]);
-    assert_eq!(world.client.listener_closed(listener, Some("limit"), world.now, 0.5), None);
+    let refused = world.client.listener_closed(listener, Some("limit"), world.now, 0.5);
+    assert_eq!(refused, Some((world.relays[1], None)));
     world.steps();
     assert!(world.asked.is_empty());
     assert!(world.dialled(2, Kind::Quic).is_some());
@@ -220,11 +223,29 @@ fn a_relay_that_refuses_is_asked_again_later_and_another_one_now() {
 }
 
 #[test]
+fn a_connection_on_which_nothing_comes_back_is_not_waited_for() {
+    let mut world = World::new(1);
+    let quic = world.connect(0, Kind::Quic);
+    let tcp = world.connect(0, Kind::Tcp);
+    assert_eq!(world.client.next(world.now), Some(world.now + Duration::from_secs(2)));
+    world.pass(2000);
+    assert_eq!(world.closed, [quic]);
+    assert!(world.dialled(0, Kind::Quic).is_some());
+    assert_eq!(world.close(0, quic), None);
+    world.asked.clear();
+    world.pass(50);
+    assert!(world.asked[0].1.to_string().contains("/tcp/"));
+    world.grant(0);
+    world.pass(60_000);
+    assert_eq!(world.close(0, tcp), Some(Change::Lost));
+}
+
+#[test]
 fn a_reservation_that_ends_by_itself_is_made_again_on_the_same_connection() {
     let mut world = World::new(1);
     let (_, _, listener) = world.hold(0);
     let lost = world.client.listener_closed(listener, None, world.now, 0.5);
-    assert_eq!(lost, Some((world.relays[0], Change::Lost)));
+    assert_eq!(lost, Some((world.relays[0], Some(Change::Lost))));
     world.steps();
     assert!(world.asked.is_empty(), "the connection may be gone as well");
     world.pass(50);
