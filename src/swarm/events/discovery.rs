@@ -84,7 +84,7 @@ impl Task {
         }
         // A loopback address of another host leads to this one.
         // So does that of a relay, unless the relay is here.
-        let here = entry.connections.iter().any(|connection| is_here(connection));
+        let here = entry.connections.iter().any(is_here);
         let relays_here = self.peers_here();
         let usable = info.listen_addrs.into_iter().filter(|address| {
             let here = relay_of(address).map_or(here, |(relay, _)| relays_here.contains(&relay));
