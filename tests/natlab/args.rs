@@ -77,6 +77,18 @@ pub(crate) enum Mode {
         #[arg(long, default_value_t = 3)]
         labs: usize,
     },
+    /// Many daemons with one relay: each sends to every other by its id.
+    Crowd {
+        /// Daemons beside the relay.
+        #[arg(long, default_value_t = 60)]
+        nodes: usize,
+        /// Where each is.
+        #[arg(long, default_value = "port-restricted")]
+        kind: Kind,
+        /// As of `matrix`.
+        #[arg(long, default_value_t = 15.0)]
+        delay: f64,
+    },
     /// Has go-libp2p as the relay between each pair, then as the second of it.
     Interop {
         /// As `--only` of `matrix`.

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod args;
+mod crowd;
 mod expected;
 mod faults;
 mod foreign;
@@ -76,6 +77,7 @@ fn run(mode: Mode) -> bool {
             let (delay, out) = (args::delay(delay), Duration::from_secs(out));
             faults::faults(&faults::Plan { only, runs, delay, out, labs })
         }
+        Mode::Crowd { nodes, kind, delay } => crowd::crowd(nodes, kind, args::delay(delay)),
         Mode::Interop { pairs, delay } => interop::interop(&args::pairs(&pairs, None), args::delay(delay)),
         Mode::Netcheck { pairs, delay, relays } => look::look(&args::pairs(&pairs, None), args::delay(delay), relays),
         Mode::Hold { kinds, hosts, delay } => hold(&kinds, hosts, Duration::from_millis(delay)),

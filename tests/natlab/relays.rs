@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    crowd,
     kind::Kind,
     lab::Lab,
     node::{Node, end},
@@ -52,6 +53,12 @@ impl Relays {
         let (node, site) = &mut self.relays[relay];
         site.outage(false);
         node.restart().await;
+    }
+
+    /// What they hold in memory, for people.
+    pub(crate) fn memory(&self) -> String {
+        let each = self.relays.iter().map(|(node, _)| format!("{} MiB", crowd::memory(node.daemon.pid())));
+        each.collect::<Vec<_>>().join(", ")
     }
 
     pub(crate) async fn end(self) {

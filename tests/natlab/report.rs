@@ -93,7 +93,7 @@ fn pairs(plan: &Plan, outcomes: &Outcomes) {
     for ((a, b), runs) in outcomes {
         let count = |is: fn(&Outcome) -> bool| format!("{}/{}", runs.iter().filter(|run| is(run)).count(), runs.len());
         let p50 = |value: fn(&Outcome) -> Option<f64>| {
-            percentiles(runs, value).map_or("-".to_owned(), |(p50, _)| format!("{p50:.0}"))
+            of_runs(runs, value).map_or("-".to_owned(), |(p50, _)| format!("{p50:.0}"))
         };
         println!(
             "{:<48} {:<10} {:<9} {:<7} {:<9} {:<6} {:>9} {:>11} {:>10}{}",
@@ -130,7 +130,7 @@ fn classes(plan: &Plan, outcomes: &Outcomes) {
     );
     for (class, runs) in by_class {
         let figures = |value: fn(&Outcome) -> Option<f64>| {
-            percentiles(&runs, value).map_or("-".to_owned(), |(p50, p95)| {
+            of_runs(&runs, value).map_or("-".to_owned(), |(p50, p95)| {
                 let trips = |ms: f64| ms / millis(plan.rtt()).max(0.001);
                 format!("{p50:.0}/{p95:.0} ms {:.1}/{:.1} rt", trips(p50), trips(p95))
             })
@@ -188,8 +188,12 @@ pub(crate) fn json(plan: &Plan, outcomes: &Outcomes) -> String {
 }
 
 /// Median and 95th percentile of those that have the value.
-fn percentiles(runs: &[Outcome], value: fn(&Outcome) -> Option<f64>) -> Option<(f64, f64)> {
-    let mut values: Vec<f64> = runs.iter().filter_map(value).collect();
+fn of_runs(runs: &[Outcome], value: fn(&Outcome) -> Option<f64>) -> Option<(f64, f64)> {
+    percentiles(runs.iter().filter_map(value).collect())
+}
+
+/// Median and 95th percentile.
+pub(crate) fn percentiles(mut values: Vec<f64>) -> Option<(f64, f64)> {
     values.sort_by(f64::total_cmp);
     let at = |percent: usize| values.get((values.len() * percent).div_ceil(100).max(1) - 1).copied();
     Some((at(50)?, at(95)?))
