@@ -102,7 +102,7 @@ pub(crate) fn matrix(plan: &Plan, json: Option<&std::path::Path>) -> bool {
     let (queue, outcomes) = (Mutex::new(plan.pairs.iter().copied()), Mutex::new(Outcomes::new()));
     std::thread::scope(|scope| {
         for _ in 0..plan.labs.min(plan.pairs.len()) {
-            scope.spawn(|| work(plan, &queue, &outcomes));
+            scope.spawn(|| work(plan, begin, &queue, &outcomes));
         }
     });
     let outcomes = outcomes.into_inner().unwrap();
@@ -114,7 +114,7 @@ pub(crate) fn matrix(plan: &Plan, json: Option<&std::path::Path>) -> bool {
 }
 
 /// One lab's share.
-fn work(plan: &Plan, queue: &Mutex<impl Iterator<Item = (Kind, Kind)>>, outcomes: &Mutex<Outcomes>) {
+fn work(plan: &Plan, begin: Instant, queue: &Mutex<impl Iterator<Item = (Kind, Kind)>>, outcomes: &Mutex<Outcomes>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let lab = Lab::new();
     // Two, so that observed addresses come from two.
@@ -128,7 +128,7 @@ fn work(plan: &Plan, queue: &Mutex<impl Iterator<Item = (Kind, Kind)>>, outcomes
                 trouble: vec!["the run failed; its panic is printed above".to_owned()],
                 ..Outcome::default()
             });
-            report::progress(plan, (a, b), n, &outcome);
+            report::progress(plan, (a, b), n, &outcome, begin.elapsed());
             outcomes.lock().unwrap().entry((a, b)).or_default().push(outcome);
         }
     }

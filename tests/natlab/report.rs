@@ -14,12 +14,13 @@ use crate::{
 /// Width of a column of the square.
 const COLUMN: usize = 12;
 
-/// A line for each run as it ends.
-pub(crate) fn progress(plan: &Plan, (a, b): (Kind, Kind), n: usize, outcome: &Outcome) {
+/// A line for each run as it ends, so long after the first began.
+pub(crate) fn progress(plan: &Plan, (a, b): (Kind, Kind), n: usize, outcome: &Outcome, since: Duration) {
     let (from, to) = if n.is_multiple_of(2) { (a, b) } else { (b, a) };
     let ms = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
     println!(
-        "run {}/{} {:>23} -> {:<23} online {:>5} {:>5}  stored {:>6}  relayed {:>6}  direct {:>6} {:<4} {}",
+        "{:>6.1} run {}/{} {:>23} -> {:<23} online {:>5} {:>5}  stored {:>6}  relayed {:>6}  direct {:>6} {:<4} {}",
+        since.as_secs_f64(),
         n + 1,
         plan.runs,
         from.name(),
