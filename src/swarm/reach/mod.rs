@@ -27,7 +27,7 @@ use libp2p::{
 use tokio::{sync::mpsc, time::Instant};
 
 pub(super) use candidates::{Candidate, Confidence};
-pub(super) use order::{best_first, needs_zone};
+pub(super) use order::best_first;
 
 use super::{
     SwarmConfig,

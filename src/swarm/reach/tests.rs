@@ -20,7 +20,7 @@ use super::{
     *,
 };
 use crate::{
-    swarm::ConnectionLimits,
+    swarm::{ConnectionLimits, RelayLimits},
     wire::autonat::{Body, Data, DialRequest, DialStatus, Envelope, Status, read, write},
 };
 
@@ -44,6 +44,8 @@ fn config(serve: Serve) -> SwarmConfig {
         bootstrap: Vec::new(),
         relays: Vec::new(),
         serve,
+        relay_limits: RelayLimits::default(),
+        port_mapping: false,
         mdns: false,
         trust_open: false,
         max_message_bytes: 1,
