@@ -227,6 +227,7 @@ impl Task {
         self.draining = true;
         self.redial.clear();
         self.relays.client.stop();
+        self.punches.clear();
         for peer in self.peers.ids() {
             self.attend(peer, now);
         }

@@ -148,6 +148,9 @@ impl Task {
     }
 
     pub(super) fn on_dial_error(&mut self, id: ConnectionId, error: &DialError, now: Instant) {
+        if self.punch_dial_failed(id, now) {
+            return debug!(%error, "direct connection");
+        }
         if self.on_dial_back_failed(id, error) {
             return;
         }

@@ -12,6 +12,7 @@
 //!                      │
 //!          link/{steer,behaviour,handler,io}.rs     substreams for messages
 //!          join.rs                                  tickets presented
+//!          punch/                                   direct connections with peers that are relayed
 //! ```
 //!
 //! Nothing waits in the task but its one `select`; dials, pings and the frames
@@ -34,6 +35,7 @@ mod peers;
 mod pending;
 mod ping;
 mod probe;
+mod punch;
 mod reach;
 mod redial;
 mod relay;
@@ -88,12 +90,14 @@ pub struct Network {
 pub async fn spawn(config: SwarmConfig, keypair: Keypair, stop: CancellationToken) -> Result<Network, SwarmError> {
     let relays = circuit::Connected::default();
     let (early, circuits) = circuit::Circuits::new(relays.clone());
-    let (swarm, server) = transport::build(&config, keypair.clone(), early)?;
+    let scope = punch::Scope::default();
+    let (swarm, server) = transport::build(&config, keypair.clone(), early, scope.clone())?;
     let local = *swarm.local_peer_id();
     let (commands, command_queue) = mpsc::channel(task::COMMAND_QUEUE);
     let (mut task, events) = task::Task::new(
         swarm,
         server,
+        scope,
         &config,
         task::Queues { commands: command_queue, circuits },
         relays,

@@ -76,6 +76,13 @@ pub(super) enum Purpose {
     Verify(Box<Question>),
     /// The nonce of a peer that asked to be connected to.
     DialBack(Reply),
+    /// An exchange for a direct connection.
+    Punch {
+        /// Which.
+        attempt: u64,
+        /// In libp2p's own protocol.
+        stock: bool,
+    },
 }
 
 /// A ping that was asked for.

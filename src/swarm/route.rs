@@ -106,7 +106,8 @@ pub(super) fn is_special(ip: IpAddr) -> bool {
     }
 }
 
-fn is_local(ip: IpAddr) -> bool {
+/// Whether the address is one of a local network, or of this host.
+pub(super) fn is_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_local_v4(ip),
         IpAddr::V6(ip) => ip.to_ipv4_mapped().map_or_else(|| is_local_v6(ip), is_local_v4),

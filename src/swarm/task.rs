@@ -26,6 +26,7 @@ use super::{
     peers::{Peers, Told},
     pending::{Opening, Pending, Purpose},
     ping::Measured,
+    punch::{self, Exchanges, Heard, Observed, Punches, Scope},
     reach::{REPORT_QUEUE, Reach, Report},
     redial::Redial,
     relay::{Relays, server::Server},
@@ -80,6 +81,11 @@ pub(super) struct Task {
     circuits: mpsc::Receiver<circuit::Request>,
     /// Relays through which peers can be dialled at once.
     pub(super) relays_connected: circuit::Connected,
+    pub(super) punches: Punches,
+    pub(super) exchanges: Exchanges,
+    heard: mpsc::Receiver<Heard>,
+    pub(super) observed: Observed,
+    pub(super) scope: Scope,
     pub(super) trust_open: bool,
     pub(super) max_message_bytes: u64,
     /// Nothing more is to be opened.
@@ -144,6 +150,7 @@ impl Task {
     pub(super) fn new(
         swarm: Swarm<Behaviour>,
         server: Server,
+        scope: Scope,
         config: &SwarmConfig,
         Queues { commands, circuits }: Queues,
         relays_connected: circuit::Connected,
@@ -156,6 +163,8 @@ impl Task {
         let local = *swarm.local_peer_id();
         let (reports_tx, reach_reports) = mpsc::channel(REPORT_QUEUE);
         let peers = Peers::new(local, config.max_message_bytes);
+        let (heard_tx, heard) = mpsc::channel(punch::HEARD_QUEUE);
+        let punches = Punches::new(local);
         let links = Links {
             live: HashMap::new(),
             last: 0,
@@ -186,6 +195,11 @@ impl Task {
             answered,
             circuits,
             relays_connected,
+            punches,
+            exchanges: Exchanges::new(heard_tx),
+            heard,
+            observed: Observed::default(),
+            scope,
             trust_open: config.trust_open,
             max_message_bytes: config.max_message_bytes,
             draining: false,
@@ -232,6 +246,7 @@ impl Task {
                 Some(answered) = self.answered.recv() => self.on_join_answered(answered),
                 Some(report) = self.reach_reports.recv() => self.on_reach_report(report, Instant::now()),
                 Some(request) = self.circuits.recv() => self.open_circuit(request),
+                Some(heard) = self.heard.recv() => self.on_punch_heard(heard),
                 permit = self.sink.ready() => self.sink.on_ready(permit),
                 () = at(deadline) => self.on_deadline(Instant::now()),
                 command = self.commands.recv() => if !self.on_command(command) { break },
@@ -264,14 +279,23 @@ impl Task {
     fn next_deadline(&self) -> Option<Instant> {
         let relays = self.relays.next(Instant::now());
         let asking = self.reach.verdicts.next().filter(|_| !self.draining);
-        let own = [self.steering.next(), self.redial.next(), self.pending.next(), self.probes.next(), relays, asking];
-        own.into_iter().flatten().min()
+        let all = [
+            self.steering.next(),
+            self.redial.next(),
+            self.pending.next(),
+            self.probes.next(),
+            self.punches.next(),
+            relays,
+            asking,
+        ];
+        all.into_iter().flatten().min()
     }
 
     fn on_deadline(&mut self, now: Instant) {
         self.on_silence(now);
         self.on_relays_due(now);
         self.ask_due(now);
+        self.punch_due(now);
         while let Some(peer) = self.steering.pop_due(now) {
             self.attend(peer, now);
         }
@@ -304,6 +328,7 @@ impl Task {
     /// place among those to be connected, the connection to keep.
     pub(super) fn attend(&mut self, peer: PeerId, now: Instant) {
         self.tell_changes(peer);
+        self.punch_attend(&peer, now);
         self.steering.clear(&peer);
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         let links_allowed = (self.trust_open || entry.is_trusted() || entry.wanted) && !entry.is_blocked();

@@ -19,7 +19,11 @@ use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
 use super::{
-    SwarmConfig, SwarmError, behaviour::Behaviour, circuit, join, limits, link, peers::MAX_DIAL_ADDRESSES,
+    SwarmConfig, SwarmError,
+    behaviour::Behaviour,
+    circuit, join, limits, link,
+    peers::MAX_DIAL_ADDRESSES,
+    punch::{Scope, Scoped},
     relay::server::Server,
 };
 
@@ -84,6 +88,7 @@ pub(super) fn build(
     config: &SwarmConfig,
     keypair: Keypair,
     early: circuit::Circuits,
+    scope: Scope,
 ) -> Result<(Swarm<Behaviour>, Server), SwarmError> {
     let public = keypair.public();
     let local = public.to_peer_id();
@@ -92,6 +97,7 @@ pub(super) fn build(
     let circuits = circuits.map(|either, _| either.into_inner());
     let transport = circuits.or_transport(with_names(&keypair)?).map(|either, _| either.into_inner());
     let transport = TransportTimeout::new(transport, CONNECTION_TIMEOUT).boxed();
+    let transport = Scoped::new(transport, scope).boxed();
     let (server, relay_server) = Server::new(local, config.serve, config.relay_limits);
     let behaviour = behaviour(config, &public, relay_client, relay_server);
     Ok((Swarm::new(transport, behaviour, local, swarm_config()), server))

@@ -3,7 +3,7 @@
 use libp2p::PeerId;
 use tokio::time::Instant;
 
-use super::task::Task;
+use super::{punch, task::Task};
 use crate::node::{ConnectionView, PathView, ReachView};
 
 impl Task {
@@ -34,14 +34,15 @@ impl Task {
                 in_use: in_use == Some(connection.id),
             })
             .collect();
+        let punch::Seen { punches, peer_nat, next_try } = self.punch_view(&peer, now);
         connections.sort_by_key(|connection| (!connection.in_use, connection.route));
         Some(PathView {
             peer,
             connections,
             addresses: Vec::new(),
-            punches: Vec::new(),
-            peer_nat: None,
-            next_try: None,
+            punches,
+            peer_nat,
+            next_try,
             dialling: self.pending.is_dialling(&peer),
         })
     }

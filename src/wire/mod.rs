@@ -1,6 +1,6 @@
 //! Frames of the link protocol `/p2p-node/link/1`. The messages of
-//! `/p2p-node/join/1` are in [`join`], those of AutoNAT v2 in
-//! [`autonat`].
+//! `/p2p-node/join/1` are in [`join`], those with which a direct connection is
+//! arranged in [`punch`], those of AutoNAT v2 in [`autonat`].
 //!
 //! A link is one substream for one direction of messages. The side that opened
 //! it is the *sender*; what it writes is a [`Forward`] frame, what comes back
@@ -35,6 +35,7 @@ mod frames;
 mod header;
 pub mod join;
 mod kind;
+pub mod punch;
 #[cfg(test)]
 mod tests;
 

@@ -49,8 +49,9 @@ impl Task {
             missed_pings: 0,
         });
         entry.steer.connected(id, route, is_quic(&address), now);
-        if dialled {
-            entry.worked(address.clone());
+        let leads_there = self.punch_connected(peer, id, endpoint, route, now);
+        if dialled && leads_there {
+            self.peers.entry(peer, now).worked(address.clone());
             self.sink.push(NodeEvent::AddressWorked(peer, address.clone()));
         }
         let info = ConnectionInfo { peer, route, address };
@@ -80,8 +81,10 @@ impl Task {
                 Purpose::Circuit(reply) => drop(reply.send(Err(circuit::gone()))),
                 Purpose::Verify(question) => self.on_answer(&question, Answer::NoVerdict, now),
                 Purpose::DialBack(reply) => drop(reply.send(Err(Some(DialStatus::DialBackError)))),
+                Purpose::Punch { attempt, .. } => self.punch_refused(peer, attempt, None, now),
             }
         }
+        self.punches.down(peer, id, now);
         self.end_links(id);
         self.probes.clear(&(peer, id));
         let Some(entry) = self.peers.get_mut(&peer) else { return };
@@ -162,6 +165,7 @@ impl Task {
             self.redial.network_changed(now, rand::random);
             self.relays.client.network_changed();
             self.on_reach_changed(now);
+            self.punches.changed(now);
         }
     }
 
@@ -173,6 +177,7 @@ impl Task {
         self.redial.network_changed(now, rand::random);
         self.relays.client.network_changed();
         self.on_reach_changed(now);
+        self.punches.changed(now);
     }
 
     /// The listener goes on. Too many open files, for example.

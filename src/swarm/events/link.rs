@@ -17,6 +17,7 @@ use crate::{
         },
         pending::{Opening, Purpose},
         ping::{self, Job, Measured, PingError},
+        punch,
         reach::{self, verdicts::Answer},
         task::{Ended, LiveLink, Task},
     },
@@ -47,13 +48,13 @@ impl Task {
         place: OwnedSemaphorePermit,
         now: Instant,
     ) {
-        if *protocol == reach::DIAL_BACK {
-            return self.take_nonce(connection, stream, place);
+        match protocol {
+            p if *p == punch::PROTOCOL => self.punch_accepted(peer, connection, false, stream, place, now),
+            p if *p == punch::STOCK => self.punch_accepted(peer, connection, true, stream, place, now),
+            p if *p == reach::DIAL_BACK => self.take_nonce(connection, stream, place),
+            p if *p == reach::DIAL_REQUEST => self.connect_back(connection, stream, place, now),
+            _ => debug!(%peer, %protocol, "a stream that nobody takes"),
         }
-        if *protocol == reach::DIAL_REQUEST {
-            return self.connect_back(connection, stream, place, now);
-        }
-        debug!(%peer, %protocol, "a stream that nobody takes");
     }
 
     fn on_inbound_link(
@@ -92,6 +93,7 @@ impl Task {
             Purpose::Circuit(reply) => drop(reply.send(Ok(stream))),
             Purpose::Verify(question) => self.put_question(stream, *question),
             Purpose::DialBack(reply) => drop(reply.send(Ok((stream, connection)))),
+            Purpose::Punch { attempt, stock } => self.punch_opened(peer, attempt, stock, stream, now),
         }
     }
 
@@ -179,6 +181,7 @@ impl Task {
             Purpose::Circuit(reply) => drop(reply.send(Err(open_error(error)))),
             Purpose::Verify(question) => self.on_answer(&question, Answer::NoVerdict, now),
             Purpose::DialBack(reply) => drop(reply.send(Err(Some(DialStatus::DialBackError)))),
+            Purpose::Punch { attempt, .. } => self.punch_refused(peer, attempt, Some(error), now),
         }
     }
 

@@ -1,0 +1,515 @@
+//! Peers that are relayed, and what is done to change that. Time is passed in.
+//!
+//! The side that dialled the relayed connection leads: it opens an exchange as
+//! soon as that is up. The other side leads only if it hears nothing, or if
+//! something changed there. A round that failed is followed by another, and
+//! after a few of them by one from time to time, for as long as the peer is
+//! relayed.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
+use tokio::time::Instant;
+
+use super::{
+    attempt::{Attempt, Dials, Record},
+    exchange::What,
+    plan::{Act, QUICK_ROUNDS, Terms},
+};
+use crate::{
+    node::PunchView,
+    swarm::timers::Timers,
+    wire::punch::{Candidate, Offer},
+};
+
+/// Peers that are kept here; connected ones are bounded by their connections.
+const MAX_PEERS: usize = 1024;
+/// Rounds kept of a peer.
+const MAX_HISTORY: usize = 16;
+/// Dials of all rounds together.
+const MAX_DIALS: usize = 512;
+/// Rounds under way, together, with peers that this node has no interest in.
+const MAX_STRANGERS: usize = 4;
+/// Waits between rounds after the quick ones.
+const WAITS: [Duration; 5] = [
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+    Duration::from_secs(120),
+    Duration::from_secs(300),
+];
+/// The first of those where only a change can help.
+const HOPELESS_WAIT: usize = 3;
+/// How long the side that did not dial waits for the other to lead. Twice a
+/// slow relay's round trip.
+const GRACE: Duration = Duration::from_millis(1500);
+/// Between the rounds of one peer, whatever happens.
+const LEAST_WAIT: Duration = Duration::from_millis(50);
+/// From one change that starts rounds over to the next.
+const CHANGE_WAIT: Duration = Duration::from_secs(1);
+
+/// See the module.
+#[derive(Debug)]
+pub(in crate::swarm) struct Punches {
+    local: PeerId,
+    peers: HashMap<PeerId, Entry>,
+    timers: Timers<PeerId>,
+    dials: HashMap<ConnectionId, Dialled>,
+    last_attempt: u64,
+}
+
+#[derive(Debug)]
+struct Dialled {
+    peer: PeerId,
+    attempt: u64,
+    act: Act,
+    /// One of those dialled.
+    target: Candidate,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// Bounded by the limit per peer, as the next.
+    circuits: Vec<Circuit>,
+    direct: Vec<ConnectionId>,
+    interest: Interest,
+    speech: Speech,
+    /// The next one led here.
+    round: u32,
+    /// Waits since the last change.
+    waits: usize,
+    /// When the next round is to be led.
+    next: Option<Instant>,
+    /// Something changed while a round was under way.
+    changed: bool,
+    attempt: Option<Attempt>,
+    last_begun: Option<Instant>,
+    theirs: Option<Offer>,
+    history: VecDeque<Record>,
+}
+
+/// A relayed connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Circuit {
+    pub(super) id: ConnectionId,
+    /// This side dialled.
+    pub(super) dialled: bool,
+    /// The relay is on this host.
+    pub(super) loopback: bool,
+}
+
+/// What the peer is to this node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Interest {
+    /// It may be told of, and dialled within, the local network.
+    pub(super) trusted: bool,
+    /// A direct connection is wanted.
+    pub(super) wanted: bool,
+}
+
+/// What the peer speaks, as far as known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speech {
+    Unknown,
+    Ours,
+    Stock,
+    Neither,
+}
+
+/// Something to do.
+#[derive(Debug)]
+pub(super) enum Do {
+    /// Open a stream there and begin an exchange.
+    Lead { peer: PeerId, connection: ConnectionId, attempt: u64, stock: bool },
+    /// Begin dials.
+    Dial { peer: PeerId, attempt: u64, dials: Dials },
+}
+
+impl Punches {
+    pub(in crate::swarm) fn new(local: PeerId) -> Self {
+        Self { local, peers: HashMap::new(), timers: Timers::new(), dials: HashMap::new(), last_attempt: 0 }
+    }
+
+    /// A relayed connection is up.
+    pub(super) fn circuit_up(&mut self, peer: PeerId, circuit: Circuit, interest: Interest, now: Instant) {
+        self.make_room();
+        let entry = self.peers.entry(peer).or_insert_with(Entry::new);
+        entry.circuits.push(circuit);
+        entry.interest = interest;
+        entry.start(now);
+        self.rearm(peer);
+    }
+
+    /// Another connection is up.
+    pub(super) fn direct_up(&mut self, peer: PeerId, id: ConnectionId, address: &Multiaddr, near: bool, now: Instant) {
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        entry.direct.push(id);
+        entry.next = None;
+        if let Some(attempt) = entry.attempt.take() {
+            entry.remember(attempt.end(Ok(address.clone()), near, now));
+        }
+        self.rearm(peer);
+    }
+
+    /// A connection is gone.
+    pub(in crate::swarm) fn down(&mut self, peer: PeerId, id: ConnectionId, now: Instant) {
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        entry.circuits.retain(|circuit| circuit.id != id);
+        let before = entry.direct.len();
+        entry.direct.retain(|direct| *direct != id);
+        if entry.circuits.is_empty() {
+            entry.next = None;
+        } else if before > 0 && entry.direct.is_empty() {
+            entry.start(now);
+        }
+        self.rearm(peer);
+    }
+
+    /// What the peer is to this node became different.
+    pub(super) fn set_interest(&mut self, peer: &PeerId, interest: Interest, now: Instant) {
+        let Some(entry) = self.peers.get_mut(peer) else { return };
+        let before = std::mem::replace(&mut entry.interest, interest);
+        if interest.wanted && !before.wanted {
+            entry.start(now);
+        } else if !interest.wanted {
+            entry.next = None;
+        }
+        self.rearm(*peer);
+    }
+
+    /// What the peer says that it speaks.
+    pub(super) fn speaks(&mut self, peer: &PeerId, speech: Speech, now: Instant) {
+        let Some(entry) = self.peers.get_mut(peer) else { return };
+        if std::mem::replace(&mut entry.speech, speech) == Speech::Unknown
+            && speech == Speech::Stock
+            && entry.attempt.is_none()
+        {
+            entry.start(now);
+            self.rearm(*peer);
+        }
+    }
+
+    /// This node's own addresses, its NAT or its network became different.
+    pub(in crate::swarm) fn changed(&mut self, now: Instant) {
+        for (peer, entry) in &mut self.peers {
+            entry.changed(now);
+            entry.rearm(*peer, &mut self.timers);
+        }
+    }
+
+    /// Whether to answer an exchange that the peer began, and under which
+    /// number.
+    pub(super) fn accept(&mut self, peer: PeerId, on: ConnectionId, stock: bool, now: Instant) -> Option<u64> {
+        let strangers = self.peers.values().filter(|entry| !entry.interest.wanted && entry.attempt.is_some()).count();
+        let first = self.local.to_bytes() < peer.to_bytes();
+        let entry = self.peers.get_mut(&peer)?;
+        let relayed = entry.circuits.iter().any(|circuit| circuit.id == on);
+        if !relayed || !entry.direct.is_empty() || (!entry.interest.wanted && strangers >= MAX_STRANGERS) {
+            return None;
+        }
+        // Both began at once: the lower id leads.
+        if first && entry.attempt.as_ref().is_some_and(|attempt| attempt.leader && attempt.plan.is_none()) && !stock {
+            return None;
+        }
+        entry.speech = if stock { Speech::Stock } else { Speech::Ours };
+        if let Some(replaced) = entry.attempt.take()
+            && replaced.plan.is_some()
+        {
+            entry.remember(replaced.end(Err("the peer began anew".to_owned()), false, now));
+        }
+        self.last_attempt += 1;
+        let round = entry.round;
+        entry.begin(Attempt::new(self.last_attempt, false, stock, round, now), now);
+        self.rearm(peer);
+        Some(self.last_attempt)
+    }
+
+    /// The exchange begins: what this side brings, and where the peer was found
+    /// before.
+    pub(super) fn begin(&mut self, peer: &PeerId, attempt: u64, mine: Offer, known: &[Candidate], now: Instant) {
+        let Some(running) = self.running(peer, attempt) else { return };
+        running.begin(mine, known, now);
+        self.rearm(*peer);
+    }
+
+    /// The exchange could not begin.
+    pub(super) fn refused(&mut self, peer: &PeerId, attempt: u64, unsupported: bool, cause: String, now: Instant) {
+        let Some(stock) = self.running(peer, attempt).map(|running| running.stock) else { return };
+        let Some(entry) = self.peers.get_mut(peer) else { return };
+        if !unsupported {
+            entry.fail(cause, now);
+        } else if entry.dislikes(stock) {
+            entry.attempt = None;
+            entry.next = Some(now);
+        } else {
+            entry.attempt = None;
+        }
+        self.rearm(*peer);
+    }
+
+    /// An exchange came further.
+    pub(super) fn heard(&mut self, peer: PeerId, attempt: u64, what: What, now: Instant) {
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        let (interest, loopback) = (entry.interest, entry.circuits.iter().any(|circuit| circuit.loopback));
+        let Some(running) = entry.attempt.as_mut().filter(|running| running.id == attempt) else { return };
+        match what {
+            What::Offer(theirs, rtt) => {
+                let Interest { trusted, wanted } = interest;
+                let terms = Terms { leader: running.leader, round: running.round, trusted, wanted, loopback, rtt };
+                entry.theirs = Some(theirs.clone());
+                if running.leader && !running.stock {
+                    entry.speech = Speech::Ours;
+                }
+                running.heard(theirs, terms, now);
+            }
+            What::Synced => running.synced(now),
+            What::Broken(error) if running.plan.is_none() => entry.fail(error.to_string(), now),
+            // What was agreed on goes on without.
+            What::Broken(_) => {}
+        }
+        self.rearm(peer);
+    }
+
+    /// Whether there is room for another dial.
+    pub(super) fn has_room(&self) -> bool {
+        self.dials.len() < MAX_DIALS
+    }
+
+    /// A dial was begun.
+    pub(super) fn dialling(&mut self, id: ConnectionId, peer: PeerId, attempt: u64, act: Act, target: Candidate) {
+        self.dials.insert(id, Dialled { peer, attempt, act, target });
+    }
+
+    /// A dial ended with a connection; tells how it was made, if it was one of
+    /// these.
+    pub(super) fn dialled(&mut self, id: ConnectionId) -> Option<Act> {
+        self.dials.remove(&id).map(|dialled| dialled.act)
+    }
+
+    /// A dial failed; `false` if it is none of these.
+    pub(super) fn dial_failed(&mut self, id: ConnectionId, now: Instant) -> bool {
+        let Some(Dialled { peer, attempt, act, target }) = self.dials.remove(&id) else { return false };
+        if let Some(running) = self.running(&peer, attempt) {
+            running.failed(act, target, now);
+            self.rearm(peer);
+        }
+        true
+    }
+
+    /// When [`Self::pop_due`] has something next.
+    pub(in crate::swarm) fn next(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Something to do now.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Do> {
+        while let Some(peer) = self.timers.pop_due(now) {
+            self.last_attempt += 1;
+            let id = self.last_attempt;
+            let due = self.peers.get_mut(&peer).and_then(|entry| entry.due(peer, id, now));
+            self.rearm(peer);
+            if due.is_some() {
+                return due;
+            }
+        }
+        None
+    }
+
+    /// Forgets everybody: nothing more is to be dialled.
+    pub(in crate::swarm) fn clear(&mut self) {
+        *self = Self { last_attempt: self.last_attempt, ..Self::new(self.local) };
+    }
+
+    /// What the peer brought last.
+    pub(super) fn theirs(&self, peer: &PeerId) -> Option<&Offer> {
+        self.peers.get(peer)?.theirs.as_ref()
+    }
+
+    /// The peer's relayed connection on which an exchange takes place.
+    pub(super) fn circuit(&self, peer: &PeerId) -> Option<Circuit> {
+        self.peers.get(peer)?.circuit().copied()
+    }
+
+    /// The number of the round that is under way.
+    pub(super) fn round(&self, peer: &PeerId) -> Option<u32> {
+        self.peers.get(peer)?.attempt.as_ref().map(|attempt| attempt.round)
+    }
+
+    pub(super) fn interest(&self, peer: &PeerId) -> Interest {
+        self.peers.get(peer).map_or_else(Interest::default, |entry| entry.interest)
+    }
+
+    /// Rounds with a peer, oldest first.
+    pub(super) fn rounds(&self, peer: &PeerId, now: Instant) -> Vec<PunchView> {
+        let Some(entry) = self.peers.get(peer) else { return Vec::new() };
+        let running = entry.attempt.iter().map(Attempt::record);
+        entry.history.iter().map(|record| record.view(now)).chain(running.map(|record| record.view(now))).collect()
+    }
+
+    /// How long until the next round.
+    pub(super) fn next_try(&self, peer: &PeerId, now: Instant) -> Option<Duration> {
+        self.peers.get(peer)?.next.map(|at| at.saturating_duration_since(now))
+    }
+
+    fn running(&mut self, peer: &PeerId, attempt: u64) -> Option<&mut Attempt> {
+        self.peers.get_mut(peer)?.attempt.as_mut().filter(|running| running.id == attempt)
+    }
+
+    fn rearm(&mut self, peer: PeerId) {
+        if let Some(entry) = self.peers.get(&peer) {
+            entry.rearm(peer, &mut self.timers);
+        }
+    }
+
+    /// Forgets one peer that is not connected, if there are too many.
+    fn make_room(&mut self) {
+        if self.peers.len() < MAX_PEERS {
+            return;
+        }
+        let idle = self.peers.iter().filter(|(_, entry)| entry.circuits.is_empty() && entry.direct.is_empty());
+        if let Some(oldest) = idle.min_by_key(|(_, entry)| entry.last_begun).map(|(peer, _)| *peer) {
+            self.timers.clear(&oldest);
+            self.peers.remove(&oldest);
+        }
+    }
+}
+
+impl Entry {
+    fn new() -> Self {
+        Self {
+            circuits: Vec::new(),
+            direct: Vec::new(),
+            interest: Interest::default(),
+            speech: Speech::Unknown,
+            round: 1,
+            waits: 0,
+            next: None,
+            changed: false,
+            attempt: None,
+            last_begun: None,
+            theirs: None,
+            history: VecDeque::new(),
+        }
+    }
+
+    /// The youngest: the peer was alive when it was made.
+    fn circuit(&self) -> Option<&Circuit> {
+        self.circuits.iter().rev().find(|circuit| circuit.dialled).or(self.circuits.last())
+    }
+
+    fn is_relayed(&self) -> bool {
+        !self.circuits.is_empty() && self.direct.is_empty()
+    }
+
+    /// Rounds begin anew.
+    fn start(&mut self, now: Instant) {
+        if !self.is_relayed() || !self.interest.wanted {
+            return;
+        }
+        (self.round, self.waits) = (1, 0);
+        if self.attempt.is_none() {
+            let dialled = self.circuit().is_some_and(|circuit| circuit.dialled);
+            let leads = match self.speech {
+                Speech::Unknown | Speech::Ours => dialled,
+                Speech::Stock => !dialled,
+                Speech::Neither => return,
+            };
+            self.next = Some(if leads { now } else { now + GRACE });
+        }
+    }
+
+    fn changed(&mut self, now: Instant) {
+        if !self.is_relayed() || !self.interest.wanted {
+            return;
+        }
+        match &self.attempt {
+            Some(attempt) if attempt.is_blind() && attempt.leader => {
+                self.changed = true;
+                self.fail("this node has just learnt its own address".to_owned(), now);
+            }
+            Some(_) => self.changed = true,
+            None => {
+                (self.round, self.waits) = (1, 0);
+                let earliest = self.last_begun.map_or(now, |begun| begun + CHANGE_WAIT).max(now);
+                self.next = Some(self.next.map_or(earliest, |next| next.min(earliest)));
+            }
+        }
+    }
+
+    fn begin(&mut self, attempt: Attempt, now: Instant) {
+        self.attempt = Some(attempt);
+        self.last_begun = Some(now);
+        self.next = None;
+    }
+
+    /// The peer does not speak one of the protocols. Tells whether the other
+    /// one is worth a try: in libp2p's, the side leads that did not dial.
+    fn dislikes(&mut self, stock: bool) -> bool {
+        self.speech = if stock { Speech::Neither } else { Speech::Stock };
+        !stock && self.circuit().is_some_and(|circuit| !circuit.dialled)
+    }
+
+    fn due(&mut self, peer: PeerId, id: u64, now: Instant) -> Option<Do> {
+        if let Some(attempt) = &mut self.attempt {
+            if attempt.ends <= now {
+                let cause = attempt.cause();
+                self.fail(cause, now);
+            } else {
+                let dials = attempt.pop_due(now)?;
+                return Some(Do::Dial { peer, attempt: attempt.id, dials });
+            }
+        }
+        self.next.filter(|at| *at <= now)?;
+        self.next = None;
+        let stock = self.speech == Speech::Stock;
+        let circuit = *self.circuit()?;
+        // In libp2p's protocol a side that dialled is never asked.
+        if !self.is_relayed() || self.speech == Speech::Neither || (stock && circuit.dialled) {
+            return None;
+        }
+        self.begin(Attempt::new(id, true, stock, self.round, now), now);
+        Some(Do::Lead { peer, connection: circuit.id, attempt: id, stock })
+    }
+
+    /// The round that is under way came to nothing.
+    fn fail(&mut self, cause: String, now: Instant) {
+        let Some(attempt) = self.attempt.take() else { return };
+        let (leader, hopeless, round) = (attempt.leader, attempt.is_hopeless(), attempt.round);
+        self.remember(attempt.end(Err(cause), false, now));
+        if !self.is_relayed() || !self.interest.wanted {
+            return;
+        }
+        self.round = round.saturating_add(1);
+        if std::mem::take(&mut self.changed) {
+            (self.round, self.waits) = (1, 0);
+            self.next = Some(now + LEAST_WAIT);
+            return;
+        }
+        if round < QUICK_ROUNDS && !hopeless {
+            self.next = Some(if leader { now + LEAST_WAIT } else { now + GRACE });
+            return;
+        }
+        let first = if hopeless { HOPELESS_WAIT } else { 0 };
+        let wait = WAITS[(first + self.waits).min(WAITS.len() - 1)];
+        self.waits += 1;
+        // The side that led comes first.
+        self.next = Some(now + if leader { wait } else { wait + wait / 2 });
+    }
+
+    fn remember(&mut self, record: Record) {
+        if self.history.len() >= MAX_HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(record);
+    }
+
+    fn rearm(&self, peer: PeerId, timers: &mut Timers<PeerId>) {
+        match self.attempt.as_ref().map(Attempt::next).or(self.next) {
+            Some(at) => timers.set(peer, at),
+            None => timers.clear(&peer),
+        }
+    }
+}
