@@ -127,6 +127,10 @@ fn probe(address: &Multiaddr) -> io::Result<()> {
 }
 
 fn socket_address(address: &Multiaddr) -> Option<(SocketAddr, Type)> {
+    if address.iter().any(|part| part == Protocol::P2pCircuit) {
+        // The address of a relay.
+        return None;
+    }
     let mut parts = address.iter();
     let ip: IpAddr = match parts.next()? {
         Protocol::Ip4(ip) => ip.into(),
