@@ -1,6 +1,10 @@
 //! One round with one peer, from the exchange to its end.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use libp2p::Multiaddr;
 use tokio::time::Instant;
@@ -16,10 +20,11 @@ use crate::{
 /// From the wish to exchange to what the peer brings, at most.
 const EXCHANGE: Duration = Duration::from_secs(6);
 /// A punch or a TCP dial from both sides that failed at once goes again after
-/// this: the packet of the other side may have been too early.
+/// this: the other side's packet may have been too early, or what is left of
+/// the round before is in the way.
 const AGAIN: Duration = Duration::from_millis(80);
-/// How often.
-const MAX_AGAIN: u32 = 8;
+/// How often at one address.
+const MAX_AGAIN: u32 = 6;
 /// Addresses listed of one round.
 const MAX_LISTED: usize = 32;
 
@@ -44,7 +49,8 @@ pub(super) struct Attempt {
     schedule: Vec<Task>,
     /// Steps that wait for the peer's SYNC.
     waiting: Vec<Step>,
-    again: u32,
+    /// How often an address was tried again; bounded by the plan.
+    again: HashMap<(Act, SocketAddr), u32>,
     tried: Vec<Multiaddr>,
     /// Ends all dials but those within the local network.
     far: CancellationToken,
@@ -92,7 +98,7 @@ impl Attempt {
             plan: None,
             schedule: Vec::new(),
             waiting: Vec::new(),
-            again: 0,
+            again: HashMap::new(),
             tried: Vec::new(),
             far: CancellationToken::new(),
             near: CancellationToken::new(),
@@ -138,8 +144,12 @@ impl Attempt {
     /// A dial of this round failed. Those that need the other side's packet to
     /// be out go again.
     pub(super) fn failed(&mut self, act: Act, target: Candidate, now: Instant) {
-        if act != Act::Dial && self.again < MAX_AGAIN * MAX_LISTED as u32 && now + AGAIN < self.ends {
-            self.again += 1;
+        if act == Act::Dial || now + AGAIN >= self.ends {
+            return;
+        }
+        let again = self.again.entry((act, target.socket)).or_default();
+        if *again < MAX_AGAIN {
+            *again += 1;
             self.schedule.push(Task { at: now + AGAIN, act, targets: vec![target] });
         }
     }

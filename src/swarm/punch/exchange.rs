@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use futures::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use libp2p::{PeerId, StreamProtocol};
+use libp2p::{PeerId, StreamProtocol, core::upgrade::NegotiationError};
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout},
@@ -118,6 +118,13 @@ impl Exchange {
     async fn tell(&self, what: What) {
         let _ = self.heard.send(Heard { peer: self.peer, attempt: self.attempt, what }).await;
     }
+}
+
+/// A stream counts as open before the other side has agreed to its protocol, so
+/// that its refusal comes when it is read.
+pub(super) fn is_unsupported(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<NegotiationError>());
+    matches!(inner, Some(NegotiationError::Failed))
 }
 
 fn unexpected() -> io::Error {

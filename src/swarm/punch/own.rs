@@ -50,7 +50,7 @@ impl Task {
     /// network are told to trusted peers only, those of this host only through
     /// a relay on it.
     pub(super) fn own_offer(&self, peer: &PeerId) -> Offer {
-        let loopback = self.punches.circuit(peer).is_some_and(|circuit| circuit.loopback);
+        let loopback = self.punches.is_loopback(peer);
         let Interest { trusted, .. } = self.punches.interest(peer);
         let (candidates, nat_v4, nat_v6) = self.own_addresses();
         let rtt = self.peers.get(peer).and_then(|entry| entry.rtt);

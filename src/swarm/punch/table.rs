@@ -13,10 +13,11 @@ use std::{
 
 use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
 use tokio::time::Instant;
+use tracing::debug;
 
 use super::{
     attempt::{Attempt, Dials, Record},
-    exchange::What,
+    exchange::{What, is_unsupported},
     plan::{Act, QUICK_ROUNDS, Terms},
 };
 use crate::{
@@ -50,6 +51,9 @@ const GRACE: Duration = Duration::from_millis(1500);
 const LEAST_WAIT: Duration = Duration::from_millis(50);
 /// From one change that starts rounds over to the next.
 const CHANGE_WAIT: Duration = Duration::from_secs(1);
+/// The same where a direct connection was lost: one that is lost again at once
+/// is no reason to hurry.
+const LOSS_WAIT: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Debug)]
@@ -137,6 +141,10 @@ impl Punches {
     pub(super) fn circuit_up(&mut self, peer: PeerId, circuit: Circuit, interest: Interest, now: Instant) {
         self.make_room();
         let entry = self.peers.entry(peer).or_insert_with(Entry::new);
+        if entry.circuits.is_empty() && entry.direct.is_empty() {
+            // It may have been changed for another version.
+            entry.speech = Speech::Unknown;
+        }
         entry.circuits.push(circuit);
         entry.interest = interest;
         entry.start(now);
@@ -164,6 +172,8 @@ impl Punches {
             entry.next = None;
         } else if before > 0 && entry.direct.is_empty() {
             entry.start(now);
+            let earliest = entry.last_begun.map_or(now, |begun| begun + LOSS_WAIT);
+            entry.next = entry.next.map(|next| next.max(earliest));
         }
         self.rearm(peer);
     }
@@ -253,7 +263,7 @@ impl Punches {
     /// An exchange came further.
     pub(super) fn heard(&mut self, peer: PeerId, attempt: u64, what: What, now: Instant) {
         let Some(entry) = self.peers.get_mut(&peer) else { return };
-        let (interest, loopback) = (entry.interest, entry.circuits.iter().any(|circuit| circuit.loopback));
+        let (interest, loopback) = (entry.interest, entry.is_loopback());
         let Some(running) = entry.attempt.as_mut().filter(|running| running.id == attempt) else { return };
         match what {
             What::Offer(theirs, rtt) => {
@@ -266,9 +276,11 @@ impl Punches {
                 running.heard(theirs, terms, now);
             }
             What::Synced => running.synced(now),
-            What::Broken(error) if running.plan.is_none() => entry.fail(error.to_string(), now),
-            // What was agreed on goes on without.
-            What::Broken(_) => {}
+            What::Broken(error) if running.plan.is_some() => {
+                // What was agreed on goes on without.
+                debug!(%peer, %error, "an exchange broke off");
+            }
+            What::Broken(error) => return self.refused(&peer, attempt, is_unsupported(&error), error.to_string(), now),
         }
         self.rearm(peer);
     }
@@ -328,9 +340,9 @@ impl Punches {
         self.peers.get(peer)?.theirs.as_ref()
     }
 
-    /// The peer's relayed connection on which an exchange takes place.
-    pub(super) fn circuit(&self, peer: &PeerId) -> Option<Circuit> {
-        self.peers.get(peer)?.circuit().copied()
+    /// Whether the peer is relayed by this host.
+    pub(super) fn is_loopback(&self, peer: &PeerId) -> bool {
+        self.peers.get(peer).is_some_and(Entry::is_loopback)
     }
 
     /// The number of the round that is under way.
@@ -395,9 +407,20 @@ impl Entry {
         }
     }
 
-    /// The youngest: the peer was alive when it was made.
+    /// The youngest first, for the peer was alive when it was made; then each
+    /// in turn. In libp2p's protocol the side leads that did not dial.
     fn circuit(&self) -> Option<&Circuit> {
-        self.circuits.iter().rev().find(|circuit| circuit.dialled).or(self.circuits.last())
+        let stock = self.speech == Speech::Stock;
+        let fitting = || self.circuits.iter().rev().filter(|circuit| !stock || !circuit.dialled);
+        fitting().cycle().nth(self.round.saturating_sub(1) as usize % fitting().count().max(1))
+    }
+
+    fn is_loopback(&self) -> bool {
+        self.circuits.iter().any(|circuit| circuit.loopback)
+    }
+
+    fn has_dialled(&self) -> bool {
+        self.circuits.iter().any(|circuit| circuit.dialled)
     }
 
     fn is_relayed(&self) -> bool {
@@ -411,10 +434,9 @@ impl Entry {
         }
         (self.round, self.waits) = (1, 0);
         if self.attempt.is_none() {
-            let dialled = self.circuit().is_some_and(|circuit| circuit.dialled);
             let leads = match self.speech {
-                Speech::Unknown | Speech::Ours => dialled,
-                Speech::Stock => !dialled,
+                Speech::Unknown | Speech::Ours => self.has_dialled(),
+                Speech::Stock => true,
                 Speech::Neither => return,
             };
             self.next = Some(if leads { now } else { now + GRACE });
@@ -449,7 +471,7 @@ impl Entry {
     /// one is worth a try: in libp2p's, the side leads that did not dial.
     fn dislikes(&mut self, stock: bool) -> bool {
         self.speech = if stock { Speech::Neither } else { Speech::Stock };
-        !stock && self.circuit().is_some_and(|circuit| !circuit.dialled)
+        !stock && self.circuit().is_some()
     }
 
     fn due(&mut self, peer: PeerId, id: u64, now: Instant) -> Option<Do> {
@@ -466,8 +488,7 @@ impl Entry {
         self.next = None;
         let stock = self.speech == Speech::Stock;
         let circuit = *self.circuit()?;
-        // In libp2p's protocol a side that dialled is never asked.
-        if !self.is_relayed() || self.speech == Speech::Neither || (stock && circuit.dialled) {
+        if !self.is_relayed() || self.speech == Speech::Neither {
             return None;
         }
         self.begin(Attempt::new(id, true, stock, self.round, now), now);
@@ -511,5 +532,202 @@ impl Entry {
             Some(at) => timers.set(peer, at),
             None => timers.clear(&peer),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        swarm::punch::plan::ROUND,
+        wire::punch::{CandidateKind, Mapping, Nat, Transport},
+    };
+
+    const WANTED: Interest = Interest { trusted: true, wanted: true };
+
+    fn offer(last: u8, mapping: Mapping) -> Offer {
+        let at = format!("192.0.2.{last}:4001").parse().unwrap();
+        Offer {
+            round: 1,
+            candidates: vec![Candidate::new(CandidateKind::Observed, Transport::Quic, at).unwrap()],
+            nat_v4: Nat { mapping, ..Nat::default() },
+            ..Offer::default()
+        }
+    }
+
+    fn circuit(id: usize, dialled: bool) -> Circuit {
+        Circuit { id: ConnectionId::new_unchecked(id), dialled, loopback: false }
+    }
+
+    struct Side {
+        punches: Punches,
+        peer: PeerId,
+        now: Instant,
+    }
+
+    impl Side {
+        fn new(dialled: bool) -> Self {
+            let (mut punches, peer, now) = (Punches::new(PeerId::random()), PeerId::random(), Instant::now());
+            punches.circuit_up(peer, circuit(1, dialled), WANTED, now);
+            Self { punches, peer, now }
+        }
+
+        /// The number of the next exchange that this side leads, and whether it
+        /// is in libp2p's protocol; time passes until then. Dials are let pass.
+        fn led(&mut self, within: Duration) -> Option<(u64, bool)> {
+            let end = self.now + within;
+            while let Some(at) = self.punches.next().filter(|at| *at <= end) {
+                self.now = self.now.max(at);
+                if let Some(Do::Lead { attempt, stock, .. }) = self.punches.pop_due(self.now) {
+                    return Some((attempt, stock));
+                }
+            }
+            None
+        }
+
+        fn agree(&mut self, attempt: u64, mapping: Mapping) {
+            self.punches.begin(&self.peer, attempt, offer(1, mapping), &[], self.now);
+            let what = What::Offer(offer(2, mapping), Some(Duration::from_millis(60)));
+            self.punches.heard(self.peer, attempt, what, self.now);
+        }
+
+        fn rounds(&self) -> Vec<PunchView> {
+            self.punches.rounds(&self.peer, self.now)
+        }
+    }
+
+    #[test]
+    fn the_side_that_dialled_leads_at_once_and_the_other_after_a_while() {
+        let mut dialled = Side::new(true);
+        assert!(dialled.led(Duration::ZERO).is_some());
+        let mut other = Side::new(false);
+        assert!(other.led(GRACE / 2).is_none());
+        assert!(other.led(GRACE).is_some());
+    }
+
+    #[test]
+    fn rounds_follow_and_never_end_while_relayed() {
+        let mut side = Side::new(true);
+        let mut begun = Vec::new();
+        for _ in 0..10 {
+            let (attempt, _) = side.led(Duration::from_secs(600)).unwrap();
+            begun.push(side.now);
+            side.agree(attempt, Mapping::EndpointIndependent);
+        }
+        let waits: Vec<_> = begun.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64().round() as u64).collect();
+        assert_eq!(waits, [3, 3, 13, 33, 63, 123, 303, 303, 303]);
+        let rounds = side.rounds();
+        assert_eq!(rounds.iter().map(|round| round.round).collect::<Vec<_>>(), (1..=10).collect::<Vec<_>>());
+        assert!(rounds[0].outcome.as_ref().unwrap().is_err() && rounds[9].outcome.is_none());
+    }
+
+    #[test]
+    fn what_cannot_work_is_tried_once_and_then_rarely() {
+        let mut side = Side::new(true);
+        let (attempt, _) = side.led(Duration::ZERO).unwrap();
+        side.agree(attempt, Mapping::EndpointDependent);
+        let begun = side.now;
+        side.led(Duration::from_secs(600)).unwrap();
+        assert_eq!((side.now - begun).as_secs(), (WAITS[HOPELESS_WAIT] + ROUND).as_secs());
+        let Some(Err(cause)) = side.rounds()[0].outcome.clone() else { panic!("no cause") };
+        assert!(cause.contains("port mapping"), "{cause}");
+    }
+
+    #[test]
+    fn a_direct_connection_ends_it_and_its_loss_begins_it_anew() {
+        let mut side = Side::new(true);
+        let (attempt, _) = side.led(Duration::ZERO).unwrap();
+        side.agree(attempt, Mapping::Unknown);
+        let Some(Do::Dial { dials, .. }) = side.punches.pop_due(side.now) else { panic!("no dial") };
+        let direct = ConnectionId::new_unchecked(2);
+        let address: Multiaddr = "/ip4/192.0.2.2/udp/4001/quic-v1".parse().unwrap();
+        side.punches.direct_up(side.peer, direct, &address, false, side.now);
+        assert!(dials.token.is_cancelled());
+        assert_eq!(side.punches.next(), None);
+        assert_eq!(side.rounds()[0].outcome, Some(Ok(address)));
+        side.punches.down(side.peer, direct, side.now);
+        assert!(side.led(LOSS_WAIT / 2).is_none());
+        assert!(side.led(LOSS_WAIT).is_some());
+        side.punches.down(side.peer, ConnectionId::new_unchecked(1), side.now);
+        assert!(side.led(Duration::from_secs(600)).is_none());
+    }
+
+    #[test]
+    fn a_change_starts_over() {
+        let mut side = Side::new(true);
+        for _ in 0..5 {
+            let (attempt, _) = side.led(Duration::from_secs(600)).unwrap();
+            side.agree(attempt, Mapping::Unknown);
+        }
+        side.led(Duration::ZERO);
+        side.now += ROUND;
+        assert!(side.led(CHANGE_WAIT).is_none());
+        side.punches.changed(side.now);
+        let (attempt, _) = side.led(CHANGE_WAIT).unwrap();
+        side.agree(attempt, Mapping::Unknown);
+        assert_eq!(side.rounds().last().unwrap().round, 1);
+        // While a round is under way.
+        side.punches.changed(side.now);
+        let begun = side.now;
+        side.led(ROUND * 2).unwrap();
+        assert!(side.now - begun < ROUND + CHANGE_WAIT);
+        assert_eq!(side.rounds().last().unwrap().round, 1);
+    }
+
+    #[test]
+    fn a_side_that_learns_its_address_says_so_at_once() {
+        let mut side = Side::new(true);
+        let (attempt, _) = side.led(Duration::ZERO).unwrap();
+        side.punches.begin(&side.peer, attempt, Offer::default(), &[], side.now);
+        side.punches.changed(side.now);
+        assert!(side.led(LEAST_WAIT).is_some());
+    }
+
+    #[test]
+    fn of_two_that_began_at_once_the_lower_leads() {
+        for lower in [true, false] {
+            let mut side = Side::new(true);
+            while (side.punches.local.to_bytes() < side.peer.to_bytes()) != lower {
+                side = Side::new(true);
+            }
+            let (attempt, _) = side.led(Duration::ZERO).unwrap();
+            side.punches.begin(&side.peer, attempt, offer(1, Mapping::Unknown), &[], side.now);
+            let answered = side.punches.accept(side.peer, ConnectionId::new_unchecked(1), false, side.now);
+            assert_eq!(answered.is_none(), lower);
+        }
+    }
+
+    #[test]
+    fn libp2p_alone_is_asked_by_the_side_that_did_not_dial() {
+        for dialled in [true, false] {
+            let mut side = Side::new(dialled);
+            let (attempt, stock) = side.led(GRACE).unwrap();
+            assert!(!stock);
+            side.punches.refused(&side.peer, attempt, true, String::new(), side.now);
+            assert_eq!(side.led(Duration::from_secs(600)).map(|(_, stock)| stock), (!dialled).then_some(true));
+            let mut side = Side::new(dialled);
+            side.punches.speaks(&side.peer, Speech::Stock, side.now);
+            assert_eq!(side.led(Duration::ZERO).map(|(_, stock)| stock), (!dialled).then_some(true));
+        }
+    }
+
+    #[test]
+    fn strangers_are_answered_but_few_at_once_and_never_asked() {
+        let (mut punches, now) = (Punches::new(PeerId::random()), Instant::now());
+        let mut answered = 0;
+        for n in 0..2 * MAX_STRANGERS {
+            let peer = PeerId::random();
+            punches.circuit_up(peer, circuit(n, false), Interest::default(), now);
+            answered += usize::from(punches.accept(peer, ConnectionId::new_unchecked(n), false, now).is_some());
+        }
+        assert_eq!(answered, MAX_STRANGERS);
+        // Not on a connection that is not relayed.
+        assert!(punches.accept(PeerId::random(), ConnectionId::new_unchecked(99), false, now).is_none());
+        let mut later = now;
+        while let Some(at) = punches.next() {
+            later = later.max(at);
+            assert!(!matches!(punches.pop_due(later), Some(Do::Lead { .. })));
+        }
+        assert!(later < now + Duration::from_secs(60));
     }
 }

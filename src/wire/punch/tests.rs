@@ -52,7 +52,7 @@ fn golden_bytes() {
     golden(Message::Answer(Offer { round: 1, ..Offer::default() }), "04 0802 1001");
     golden(
         Message::Offer(offer()),
-        "4a 0801 1002 18ac02
+        "49 0801 1002 18ac02
          220d 0a04c0000201 10a11f 1801 2001
          2218 0a1020010db8000000000000000000000001 1001 1802 2002
          220d 0a040a000007 10a11f 1801 2003
@@ -105,8 +105,11 @@ fn addresses_become_candidates_and_back() {
 fn what_is_unknown_or_unusable_is_skipped() {
     // Field 15; a candidate of kind 9, one of transport 9, one with port 65536
     // and one with five bytes of IP.
-    let bytes = "0802 7805 220a0a04c00002011001 18012009 220a0a04c00002011001 18092001
-                 220c0a04c0000201108080041801 2001 220b0a05c00002010110011801 2001";
+    let bytes = "0802 7805
+                 220c 0a04c0000201 1001 1801 2009
+                 220c 0a04c0000201 1001 1809 2001
+                 220e 0a04c0000201 10808004 1801 2001
+                 220d 0a05c000020101 1001 1801 2001";
     let bytes: String = bytes.split_whitespace().collect();
     let body = data_encoding::HEXLOWER.decode(bytes.as_bytes()).unwrap();
     let framed = [&[body.len() as u8], body.as_slice()].concat();
