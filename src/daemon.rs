@@ -290,6 +290,7 @@ fn swarm_config(settings: &Settings, listen: Vec<swarm::ListenAddress>) -> Swarm
             max_circuit_bytes: limits.relay_circuit_bytes,
             max_circuit_duration: limits.relay_circuit_duration,
         },
+        network: settings.network,
         mdns: settings.mdns,
         port_mapping: settings.port_mapping,
         trust_open: settings.trust_open,

@@ -143,6 +143,7 @@ impl From<NodeError> for Status {
             NodeError::Myself(_) => bad_field("peer", text),
             NodeError::Blocked(_) => with_info(Code::FailedPrecondition, text, "PEER_BLOCKED", &[]),
             NodeError::NoAddress(_) => with_info(Code::FailedPrecondition, text, "NO_ADDRESS", &[]),
+            NodeError::NotFound { .. } => with_info(Code::Unavailable, text, "NOT_FOUND", &[]),
             NodeError::Unreachable { .. } => with_info(Code::Unavailable, text, "UNREACHABLE", &[]),
             NodeError::Limit(_) => with_info(Code::ResourceExhausted, text, "LIMIT", &[("owner", "LOCAL".into())]),
             NodeError::NotJoined { .. } => with_info(Code::Unavailable, text, "NOT_JOINED", &[]),

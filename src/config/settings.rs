@@ -10,7 +10,7 @@ use super::{
     raw::{Raw, Text, Written},
 };
 use crate::{
-    node::{PeerAddresses, Serve},
+    node::{Overlay, PeerAddresses, Serve},
     swarm::RelayLimits,
     telemetry,
     types::{Content, MAX_ALIAS_BYTES, MAX_HEADER_BYTES, MESSAGE_BYTES_RANGE, is_alias, to_alias},
@@ -64,6 +64,8 @@ pub struct Settings {
     pub relay: Vec<PeerAddresses>,
     /// Whom this node serves as relay and bootstrap.
     pub serve: Serve,
+    /// Where peers are looked for by their id.
+    pub network: Overlay,
     /// Find peers on the local network.
     pub mdns: bool,
     /// Have the router forward the ports that are listened on.
@@ -142,6 +144,7 @@ pub(super) fn validate(raw: Raw, flags: &Flags, env: &Environment, problems: &mu
         bootstrap: check.peers(raw.bootstrap),
         relay: check.peers(raw.relay),
         serve,
+        network: check.network(raw.network),
         mdns: check.switch(raw.mdns, true),
         port_mapping: check.switch(raw.port_mapping, true),
         trust_open: check.trust(raw.trust),
@@ -253,6 +256,14 @@ impl Check<'_> {
                 Err("must be \"auto\" (trusted peers, where publicly reachable), \"on\" (everyone) or \"off\""
                     .to_owned())
             }
+        })
+    }
+
+    fn network(&mut self, written: Text) -> Overlay {
+        self.parsed(written, Overlay::Private, |text| match text {
+            "private" => Ok(Overlay::Private),
+            "ipfs" => Ok(Overlay::Ipfs),
+            _ => Err("must be \"private\" (nodes of this program) or \"ipfs\" (the public network)".to_owned()),
         })
     }
 

@@ -206,7 +206,7 @@ fn not_joined(error: NodeError, ticket: &Ticket) -> JoinError {
         NodeError::Blocked(peer) => JoinError::Blocked(peer),
         NodeError::Myself(_) => JoinError::Own,
         NodeError::Unreachable { attempts, .. } => unreachable(attempts),
-        NodeError::NoAddress(_) => unreachable(Vec::new()),
+        NodeError::NoAddress(_) | NodeError::NotFound { .. } => unreachable(Vec::new()),
         NodeError::Timeout(_) => {
             let cause = "no answer in time";
             let attempt = |address| DialAttempt { address: Some(address), cause: cause.to_owned() };

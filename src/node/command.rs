@@ -3,7 +3,7 @@
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 
-use super::{Connected, Joined, LinkId, NetworkView, NodeError, PathView, PeerView, Pong, ReachView, Reachable};
+use super::{Connected, Found, Joined, LinkId, NetworkView, NodeError, PathView, PeerView, Pong, ReachView, Reachable};
 use crate::wire::join::JoinRequest;
 
 /// Answer channel of a command. The task ignores a caller that went away.
@@ -35,6 +35,8 @@ pub enum Command {
     Suspect(LinkId),
     /// The state of the network.
     View(Reply<NetworkView>),
+    /// Look for a peer by its id; answers with the first addresses found.
+    Find(PeerId, Reply<Result<Found, NodeError>>),
     /// How this node can be reached.
     Reach(Reply<ReachView>),
     /// How a peer is reached and what was tried; `None` if nothing is known of

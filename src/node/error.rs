@@ -13,11 +13,22 @@ pub enum NodeError {
     /// The address book says no.
     #[error("peer {0} is blocked; `p2p-node peer add {0}` unblocks it")]
     Blocked(PeerId),
-    /// Nothing to dial.
+    /// Nothing to dial, and nobody to ask.
     #[error(
-        "no address is known for peer {0}; give one with `p2p-node connect MULTIADDR` or `p2p-node peer add {0} --address MULTIADDR`"
+        "no address is known for peer {0}; give one with `p2p-node connect MULTIADDR` or `p2p-node peer add {0} --address MULTIADDR`, \
+         or set `bootstrap` or `relay` to a node that both sides use, so that it is found by its id"
     )]
     NoAddress(PeerId),
+    /// Nothing to dial, and those that were asked know nothing.
+    #[error("peer {peer} was not found: {}", not_found(peer, *asked, *answered))]
+    NotFound {
+        /// The peer.
+        peer: PeerId,
+        /// Servers asked.
+        asked: u32,
+        /// Servers that answered.
+        answered: u32,
+    },
     /// Every address failed.
     #[error("peer {peer} cannot be reached: {}", list(attempts))]
     Unreachable {
@@ -68,6 +79,19 @@ impl fmt::Display for DialAttempt {
             None => f.write_str(&self.cause),
         }
     }
+}
+
+fn not_found(peer: &PeerId, asked: u32, answered: u32) -> String {
+    if answered == 0 {
+        return format!(
+            "no server answered ({asked} asked); check this node's network, and that those in `bootstrap` and `relay` run, \
+             or give an address with `p2p-node peer add {peer} --address MULTIADDR`"
+        );
+    }
+    format!(
+        "none of the {answered} servers that answered knows an address of it; check that it runs, and that `bootstrap` or \
+         `relay` names the same nodes there, or give an address with `p2p-node peer add {peer} --address MULTIADDR`"
+    )
 }
 
 fn list(attempts: &[DialAttempt]) -> String {

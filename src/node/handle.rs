@@ -5,7 +5,9 @@ use std::time::Duration;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Command, DialTarget, LinkId, NodeError, PathView, PeerPolicy, ReachView, command::Reply};
+use super::{
+    Command, DialTarget, KnownAddressView, LinkId, NodeError, PathView, PeerPolicy, ReachView, command::Reply,
+};
 use crate::{
     types::Route,
     wire::join::{JoinAnswer, JoinRequest},
@@ -53,6 +55,24 @@ pub struct Joined {
     pub answer: JoinAnswer,
     /// Over what.
     pub connected: Connected,
+}
+
+/// What looking for a peer by its id brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The peer.
+    pub peer: PeerId,
+    /// Its addresses, best first, those that were known before among them.
+    pub addresses: Vec<KnownAddressView>,
+    /// Servers asked.
+    pub asked: u32,
+    /// Servers among them that had answered by then.
+    pub answered: u32,
+    /// Round trips between servers, one after the other, until an address came;
+    /// 0 if none did.
+    pub hops: u32,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// An address at which others may reach this node.
@@ -149,6 +169,16 @@ impl Node {
     /// See [`NodeError`].
     pub async fn ping(&self, peer: PeerId, deadline: Duration) -> Result<Pong, NodeError> {
         self.ask_within(peer, deadline.min(DIAL_DEADLINE), |reply| Command::Ping(peer, reply)).await
+    }
+
+    /// Looks for a peer by its id, within `deadline` and [`DIAL_DEADLINE`],
+    /// without connecting to it. The first addresses answer at once.
+    ///
+    /// # Errors
+    /// [`NodeError::NotFound`], [`NodeError::NoAddress`] where there is nobody
+    /// to ask, and others; see [`NodeError`].
+    pub async fn find(&self, peer: PeerId, deadline: Duration) -> Result<Found, NodeError> {
+        self.ask_within(peer, deadline.min(DIAL_DEADLINE), |reply| Command::Find(peer, reply)).await
     }
 
     /// Presents the secret of a ticket, within `deadline` and

@@ -11,9 +11,10 @@ pub use command::{Command, DialTarget, PeerPolicy, Standing};
 pub use error::{DialAttempt, NodeError};
 pub use event::{ConnectionInfo, Direction, JoinAttempt, Link, LinkId, NodeEvent, Received};
 pub use handle::{
-    Connected, ConnectionCounts, DIAL_DEADLINE, JOIN_DEADLINE, Joined, NetworkView, Node, PeerView, Pong, Reachable,
+    Connected, ConnectionCounts, DIAL_DEADLINE, Found, JOIN_DEADLINE, Joined, NetworkView, Node, PeerView, Pong,
+    Reachable,
 };
 pub use reach::{
-    AddressSource, AddressView, ConnectionView, KnownAddressView, KnownSource, NatClass, NatView, PathView,
-    PeerAddresses, PunchView, ReachView, RelayState, RelayView, Serve, ServingView, Verdict,
+    AddressSource, AddressView, ConnectionView, FindView, KnownAddressView, KnownSource, NatClass, NatView, Overlay,
+    PathView, PeerAddresses, PunchView, ReachView, RelayState, RelayView, Serve, ServingView, Verdict,
 };

@@ -19,6 +19,45 @@ pub struct ReachView {
     pub relays: Vec<RelayView>,
     /// What it does for others.
     pub serving: ServingView,
+    /// How it is found by others, and finds them.
+    pub finding: FindView,
+}
+
+/// How this node is found by its id, and finds others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FindView {
+    /// Where.
+    pub network: Overlay,
+    /// It answers the questions of others.
+    pub server: bool,
+    /// Servers that it knows.
+    pub servers: u32,
+    /// Servers among them that it is connected with.
+    pub connected: u32,
+    /// Settings name servers.
+    pub configured: bool,
+    /// A server answered, so that this node knows its place.
+    pub bootstrapped: bool,
+    /// How long ago servers took this node's addresses.
+    pub published: Option<Duration>,
+    /// How many took them.
+    pub published_to: u32,
+    /// What they were told, without /p2p part.
+    pub addresses: Vec<Multiaddr>,
+    /// Addresses of others that are kept here.
+    pub records: u32,
+    /// Most of those.
+    pub max_records: u32,
+}
+
+/// Where peers are looked for by their id.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Overlay {
+    /// Among nodes of this program.
+    #[default]
+    Private,
+    /// In the public network of IPFS, without serving it.
+    Ipfs,
 }
 
 /// A NAT or firewall, measured from the socket that serves QUIC.

@@ -6,7 +6,7 @@ use libp2p::{
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
-use super::{join, limits, link};
+use super::{find, join, limits, link};
 
 /// What the node does on its connections. Those that refuse connections come
 /// first.
@@ -24,6 +24,8 @@ pub(super) struct Behaviour {
     pub(super) ping: ping::Behaviour,
     /// Finds peers on the local network.
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
+    /// Finds peers by their id, and lets this node be found.
+    pub(super) find: find::behaviour::Behaviour,
     /// Reaches peers, and is reached, through relays.
     pub(super) relay_client: relay::client::Behaviour,
     /// Forwards to peers that are reached through this node.

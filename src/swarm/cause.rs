@@ -80,7 +80,8 @@ fn all(tried: &[Multiaddr], cause: &str) -> Vec<DialAttempt> {
     tried.iter().map(|address| DialAttempt { address: Some(address.clone()), cause: cause.to_owned() }).collect()
 }
 
-fn transport_cause(error: &TransportError<io::Error>) -> String {
+/// Why one address failed.
+pub(super) fn transport_cause(error: &TransportError<io::Error>) -> String {
     let TransportError::Other(error) = error else {
         return "this kind of address is not supported".to_owned();
     };

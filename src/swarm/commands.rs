@@ -7,15 +7,17 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::{
+    addresses::MAX_DIAL_ADDRESSES,
     circuit,
     join::{self, JoinJob},
-    peers::MAX_DIAL_ADDRESSES,
     pending::{Opening, PingJob, Purpose, Waiter},
     ping::{self, Job},
     route::{is_dialable, without_peer},
     task::Task,
 };
-use crate::node::{Command, Connected, ConnectionInfo, DialTarget, NetworkView, NodeError, PeerPolicy, Standing};
+use crate::node::{
+    Command, Connected, ConnectionInfo, DialTarget, KnownSource, NetworkView, NodeError, PeerPolicy, Standing,
+};
 
 impl Task {
     /// Handles a command; `false` once nobody can send one any more.
@@ -35,6 +37,7 @@ impl Task {
             Command::Suspect(link) => self.suspect(link, now),
             Command::Reachable { settled, reply } => self.reachable(settled, reply, now),
             Command::View(reply) => drop(reply.send(self.view())),
+            Command::Find(peer, reply) => self.find_peer(peer, reply, now),
             Command::Reach(reply) => drop(reply.send(self.reach_view(now))),
             Command::Path(peer, reply) => drop(reply.send(self.path_view(peer, now))),
             Command::ViewPeers(peers, reply) => {
@@ -60,12 +63,16 @@ impl Task {
         if !self.pending.has_room_for_dial() {
             return waiter.fail(NodeError::Limit("too many dials are under way; try again later".to_owned()));
         }
+        if matches!(target, DialTarget::Peer(_)) {
+            return self.reach_out(peer, waiter, now);
+        }
+        let elsewhere = !matches!(target, DialTarget::Address(..));
         let addresses = self.addresses_of(target);
         // The waiter hears of a failure.
-        let _ = self.dial(peer, addresses, Some(waiter), now);
+        let _ = self.dial(peer, addresses, Some(waiter), elsewhere, now);
     }
 
-    fn check_target(&mut self, peer: PeerId) -> Result<(), NodeError> {
+    pub(super) fn check_target(&mut self, peer: PeerId) -> Result<(), NodeError> {
         if peer == *self.swarm.local_peer_id() {
             return Err(NodeError::Myself(peer));
         }
@@ -94,11 +101,11 @@ impl Task {
 
     fn addresses_of(&self, target: DialTarget) -> Vec<Multiaddr> {
         match target {
-            DialTarget::Peer(peer) => self.ways_to(&peer),
+            DialTarget::Peer(peer) => self.known_addresses(peer),
             DialTarget::Address(_, address) => vec![without_peer(&address)],
             DialTarget::Addresses { peer, addresses: mut all, .. } => {
                 all.retain(is_dialable);
-                for address in self.ways_to(&peer) {
+                for address in self.known_addresses(peer) {
                     if all.len() < MAX_DIAL_ADDRESSES && !all.contains(&address) {
                         all.push(address);
                     }
@@ -161,11 +168,13 @@ impl Task {
             return;
         }
         policy.addresses.iter_mut().for_each(|address| *address = without_peer(address));
+        let mut addresses = policy.addresses.clone();
+        addresses.extend(self.find.named(&peer).iter().cloned());
         let entry = self.peers.entry(peer, now);
         let (was_trusted, was_blocked) = (entry.is_trusted(), entry.is_blocked());
         let standing = policy.standing;
         let nothing = standing == Standing::Stranger && !policy.pinned && policy.addresses.is_empty();
-        let new_address = policy.addresses.iter().any(|address| !entry.addresses().contains(address));
+        let new_address = entry.known.set(KnownSource::Book, &addresses, now);
         entry.policy = (!nothing).then_some(policy);
 
         let trusted = standing == Standing::Trusted;

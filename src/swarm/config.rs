@@ -3,7 +3,7 @@
 use libp2p::Multiaddr;
 
 use super::{ConnectionLimits, RelayLimits};
-use crate::node::{PeerAddresses, Serve};
+use crate::node::{Overlay, PeerAddresses, Serve};
 
 /// Settings of the network.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub struct SwarmConfig {
     pub serve: Serve,
     /// How much it serves them as a relay.
     pub relay_limits: RelayLimits,
+    /// Where peers are looked for by their id.
+    pub network: Overlay,
     /// Look for peers on the local network.
     pub mdns: bool,
     /// Have the router forward the ports that are bound.

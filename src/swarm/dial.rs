@@ -28,12 +28,14 @@ use crate::{
 const MAX_RELAYS: usize = 4;
 
 impl Task {
-    /// Dials; the waiter hears of it either way.
+    /// Dials; the waiter hears of it either way. `elsewhere`: if nothing leads
+    /// to the peer, it may be looked for.
     pub(super) fn dial(
         &mut self,
         peer: PeerId,
         addresses: Vec<Multiaddr>,
         waiter: Option<Waiter>,
+        elsewhere: bool,
         now: Instant,
     ) -> Result<(), NodeError> {
         let group = self.pending.new_group();
@@ -48,7 +50,7 @@ impl Task {
             match self.swarm.dial(options) {
                 Ok(()) => {
                     let waiters = std::mem::take(&mut waiters);
-                    let dial = Dial { peer, addresses: direct, waiters, attempts: Vec::new(), group };
+                    let dial = Dial { peer, addresses: direct, waiters, attempts: Vec::new(), group, elsewhere };
                     self.pending.dialling(id, dial, now);
                     begun = true;
                 }
@@ -60,7 +62,7 @@ impl Task {
             let address: Vec<_> = addresses.iter().take(1).cloned().collect();
             let options = options(peer, address.clone());
             let waiters = std::mem::take(&mut waiters);
-            let dial = Dial { peer, addresses: address, waiters, attempts: Vec::new(), group };
+            let dial = Dial { peer, addresses: address, waiters, attempts: Vec::new(), group, elsewhere };
             self.pending.dialling(options.connection_id(), dial, now);
             self.relays.errands.add(*relay, options);
             begun = true;
@@ -111,7 +113,7 @@ impl Task {
         match self.swarm.dial(options) {
             Ok(()) => {
                 let group = self.pending.new_group();
-                let dial = Dial { peer: relay, addresses, waiters: Vec::new(), attempts: Vec::new(), group };
+                let dial = Dial::without_caller(relay, addresses, group);
                 self.pending.dialling(id, dial, now);
             }
             Err(error) => {
@@ -160,6 +162,9 @@ impl Task {
         let relay = self.relays.errands.ended(id);
         if let Some(dial) = self.pending.dialled(id) {
             let failure = cause::dial_failure(dial.peer, &dial.addresses, error);
+            if matches!(error, DialError::Transport(_) | DialError::WrongPeerId { .. }) {
+                self.note_outcome(dial.peer, &failure, now);
+            }
             self.relays.client.dial_failed(dial.peer, id, &failure.to_string(), now, rand::random());
             self.after_failure(dial, failure, now);
         }
@@ -170,18 +175,20 @@ impl Task {
     }
 
     fn after_failure(&mut self, dial: Dial, failure: NodeError, now: Instant) {
-        let peer = dial.peer;
+        let (peer, elsewhere) = (dial.peer, dial.elsewhere);
         debug!(%peer, %failure, "dial failed");
-        if let Some((waiters, failure)) = self.pending.pass_on(dial, failure) {
-            waiters.into_iter().for_each(|waiter| waiter.fail(failure.clone()));
-        }
-        let connected = self.peers.get(&peer).is_some_and(|entry| !entry.connections.is_empty());
-        // A direct way may take long to fail; a relay is asked again meanwhile.
-        if !connected && !self.pending.is_dialling_circuit(&peer) && !self.redial.is_waiting(&peer) {
-            self.redial.failed(peer, now, rand::random());
-        }
+        let Some((waiters, failure)) = self.pending.pass_on(dial, failure) else {
+            return self.retry_meanwhile(peer, now);
+        };
         if self.pending.is_dialling(&peer) {
-            return;
+            self.retry_meanwhile(peer, now);
+            return self.wait_for_others(peer, waiters, elsewhere, &failure);
+        }
+        let connections = self.peers.get(&peer).map_or(0, |entry| entry.connections.len());
+        if connections == 0 {
+            self.look_elsewhere(peer, waiters, elsewhere, failure, now);
+        } else {
+            waiters.into_iter().for_each(|waiter| waiter.fail(failure.clone()));
         }
         if self.relays.errands.wait_for(&peer) && !self.is_near(&peer) {
             let failure = NodeError::NoAddress(peer);
@@ -189,10 +196,28 @@ impl Task {
         }
     }
 
-    /// Addresses to dial a peer at: those known of it, and this node's own
-    /// relays, at which it may be as well.
+    /// A direct way may take long to fail; a relay is asked again meanwhile.
+    fn retry_meanwhile(&mut self, peer: PeerId, now: Instant) {
+        let connected = self.peers.get(&peer).is_some_and(|entry| !entry.connections.is_empty());
+        if !connected && !self.pending.is_dialling_circuit(&peer) && !self.redial.is_waiting(&peer) {
+            self.redial.failed(peer, now, rand::random());
+        }
+    }
+
+    /// Another dial of the same peer may still lead to it.
+    fn wait_for_others(&mut self, peer: PeerId, waiters: Vec<Waiter>, elsewhere: bool, failure: &NodeError) {
+        for waiter in waiters {
+            let left = if elsewhere { self.pending.join(peer, None, waiter).err() } else { Some(waiter) };
+            if let Some(waiter) = left {
+                waiter.fail(failure.clone());
+            }
+        }
+    }
+
+    /// Addresses to dial a peer at: those known of it and those just found, and
+    /// this node's own relays, at which it may be as well.
     pub(super) fn ways_to(&self, peer: &PeerId) -> Vec<Multiaddr> {
-        let mut all = self.peers.get(peer).map(|entry| entry.addresses()).unwrap_or_default();
+        let mut all = self.known_addresses(*peer);
         let own = self.relays.client.meeting_points();
         all.extend(own.into_iter().filter(|address| relay_of(address).is_some_and(|(relay, _)| relay != *peer)));
         all

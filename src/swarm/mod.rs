@@ -18,6 +18,7 @@
 //! Nothing waits in the task but its one `select`; dials, pings and the frames
 //! of links run elsewhere and come back as messages.
 
+mod addresses;
 mod behaviour;
 mod cause;
 mod circuit;
@@ -27,6 +28,7 @@ mod dial;
 mod error;
 mod events;
 mod external;
+pub mod find;
 mod join;
 mod limits;
 mod link;

@@ -10,17 +10,16 @@ use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
+    addresses::Addresses,
     link::{io, steer::Steer},
     route::{is_circuit, is_dialable, without_peer},
 };
 use crate::{
-    node::{ConnectionInfo, PeerPolicy, PeerView, Standing},
+    node::{ConnectionInfo, KnownSource, PeerPolicy, PeerView, Standing},
     types::Route,
 };
 
-/// Addresses tried in one dial.
-pub(super) const MAX_DIAL_ADDRESSES: usize = 32;
-/// Addresses kept of a peer from each source that others fill.
+/// Addresses kept of those that a peer tells.
 const MAX_ADDRESSES: usize = 16;
 /// Addresses at relays among those that a peer told: two relays, two transports
 /// and two families.
@@ -47,12 +46,13 @@ pub(super) struct Peer {
     pub(super) policy: Option<PeerPolicy>,
     /// Messages wait for it.
     pub(super) wanted: bool,
-    /// Addresses seen on the local network.
-    pub(super) lan: Vec<Multiaddr>,
-    /// Addresses it told.
-    learned: Vec<Multiaddr>,
-    /// The address that led to it last.
-    worked: Option<Multiaddr>,
+    /// Where it may be.
+    pub(super) known: Addresses,
+    /// It is one of those asked for others, to be kept connected.
+    pub(super) anchor: bool,
+    /// It left its record here, and its connection is kept so that both notice
+    /// when the other is gone.
+    pub(super) served: bool,
     /// Its connections, oldest first; bounded by the limit per peer.
     pub(super) connections: Vec<Connection>,
     /// Where the outbound link runs.
@@ -129,10 +129,7 @@ impl Peers {
             return None;
         }
         let entry = self.entry(peer, now);
-        let address = without_peer(address);
-        if !entry.lan.contains(&address) && entry.lan.len() < MAX_ADDRESSES {
-            entry.lan.push(address);
-        }
+        entry.known.add(KnownSource::Lan, address, now);
         Some(entry)
     }
 
@@ -143,6 +140,16 @@ impl Peers {
         {
             entry.remove();
         }
+    }
+
+    /// Peers whose connection is kept for their record.
+    pub(super) fn all_served(&self) -> impl Iterator<Item = PeerId> {
+        self.table.iter().filter(|(_, peer)| peer.served).map(|(id, _)| *id)
+    }
+
+    /// How many of them are connected.
+    pub(super) fn served(&self) -> usize {
+        self.table.values().filter(|peer| peer.served && !peer.connections.is_empty()).count()
     }
 
     pub(super) fn ids(&self) -> Vec<PeerId> {
@@ -165,9 +172,9 @@ impl Peer {
         Self {
             policy: None,
             wanted: false,
-            lan: Vec::new(),
-            learned: Vec::new(),
-            worked: None,
+            known: Addresses::default(),
+            anchor: false,
+            served: false,
             connections: Vec::new(),
             steer: Steer::new(chooser, now),
             kept: None,
@@ -200,12 +207,18 @@ impl Peer {
 
     /// Whether it is to be connected all the time.
     pub(super) fn should_be_connected(&self) -> bool {
+        (self.is_pinned() || self.wanted || self.anchor) && !self.is_blocked()
+    }
+
+    /// Whether to look for it where no address leads to it. Those asked for
+    /// others are where the settings say.
+    pub(super) fn is_sought(&self) -> bool {
         (self.is_pinned() || self.wanted) && !self.is_blocked()
     }
 
     /// The connection to keep although nothing may run on it.
     pub(super) fn to_keep(&self) -> Option<ConnectionId> {
-        if self.is_trusted() || self.should_be_connected() { self.steer.preferred() } else { None }
+        if self.is_trusted() || self.should_be_connected() || self.served { self.steer.preferred() } else { None }
     }
 
     /// The best connection there is.
@@ -231,35 +244,20 @@ impl Peer {
 
     /// Addresses to dial, best first.
     pub(super) fn addresses(&self) -> Vec<Multiaddr> {
-        let book = self.policy.iter().flat_map(|policy| &policy.addresses);
-        let all = self.lan.iter().chain(&self.worked).chain(book).chain(&self.learned);
-        let mut addresses: Vec<Multiaddr> = Vec::new();
-        for address in all.map(without_peer).filter(is_dialable) {
-            if addresses.len() < MAX_DIAL_ADDRESSES && !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-        addresses
-    }
-
-    /// An address led to the peer.
-    pub(super) fn worked(&mut self, address: Multiaddr) {
-        self.worked = Some(address);
+        self.known.to_dial()
     }
 
     /// The peer told its addresses; tells whether there is a new one. Anyone
     /// can tell any address: they are dialled only if this side wants to reach
     /// the peer, and kept no longer than the peer matters.
-    pub(super) fn learn(&mut self, addresses: impl Iterator<Item = Multiaddr>) -> bool {
+    pub(super) fn learn(&mut self, addresses: impl Iterator<Item = Multiaddr>, now: Instant) -> bool {
         let (mut circuits, mut told): (Vec<_>, Vec<_>) =
             addresses.map(|a| without_peer(&a)).filter(is_dialable).partition(is_circuit);
         // A host with many interfaces must not crowd them out.
         circuits.truncate(MAX_TOLD_CIRCUITS);
         told.truncate(MAX_ADDRESSES - circuits.len());
         told.append(&mut circuits);
-        let new = told.iter().any(|address| !self.learned.contains(address));
-        self.learned = told;
-        new
+        self.known.set(KnownSource::Peer, &told, now)
     }
 
     /// Keeps what the peer says it runs, as far as it can be shown.
@@ -268,22 +266,23 @@ impl Peer {
     }
 
     pub(super) fn view(&self, peer: PeerId) -> PeerView {
+        let lan = self.known.lan();
         PeerView {
             peer,
             best: self.best().map(|best| (best.route, best.address.clone())),
             connections: self.connections.len() as u32,
             rtt: self.rtt,
-            lan: self.lan.clone(),
-            addresses: self.addresses().into_iter().filter(|address| !self.lan.contains(address)).collect(),
+            addresses: self.addresses().into_iter().filter(|address| !lan.contains(address)).collect(),
+            lan,
             agent: self.agent.clone(),
         }
     }
 
     fn only_seen(&self) -> bool {
-        self.connections.is_empty() && self.policy.is_none() && !self.wanted
+        self.connections.is_empty() && self.policy.is_none() && !self.wanted && !self.anchor
     }
 
     fn matters(&self) -> bool {
-        !self.only_seen() || !self.lan.is_empty()
+        !self.only_seen() || self.known.on_lan()
     }
 }

@@ -40,6 +40,15 @@ pub(super) struct Dial {
     pub(super) attempts: Vec<DialAttempt>,
     /// The same for all ways of one dial.
     pub(super) group: u64,
+    /// If none of them leads to the peer, it is looked for elsewhere.
+    pub(super) elsewhere: bool,
+}
+
+impl Dial {
+    /// Nobody waits for it.
+    pub(super) fn without_caller(peer: PeerId, addresses: Vec<Multiaddr>, group: u64) -> Self {
+        Self { peer, addresses, waiters: Vec::new(), attempts: Vec::new(), group, elsewhere: false }
+    }
 }
 
 /// A caller that waits for a connection.
@@ -83,6 +92,8 @@ pub(super) enum Purpose {
         /// In libp2p's own protocol.
         stock: bool,
     },
+    /// A server is told where this node can be reached.
+    Announce,
 }
 
 /// A ping that was asked for.
@@ -113,7 +124,8 @@ impl Waiter {
         }
     }
 
-    fn is_gone(&self) -> bool {
+    /// Whether the caller went away.
+    pub(super) fn is_gone(&self) -> bool {
         match self {
             Self::Connect(reply) => reply.is_closed(),
             Self::Ping(reply) => reply.is_closed(),
@@ -146,8 +158,8 @@ impl Pending {
         self.dials.values().any(|dial| dial.peer == *peer && dial.addresses.iter().any(is_circuit))
     }
 
-    /// Whether the address of a peer is being tried.
-    pub(super) fn tries(&self, peer: &PeerId, address: &Multiaddr) -> bool {
+    /// Whether this address of the peer is being dialled.
+    pub(super) fn is_trying(&self, peer: &PeerId, address: &Multiaddr) -> bool {
         self.dials.values().any(|dial| dial.peer == *peer && dial.addresses.contains(address))
     }
 

@@ -116,7 +116,7 @@ impl Task {
             debug!(%peer, "dialling a silent peer anew");
             let addresses = entry.addresses();
             // Without a caller; a failure is logged where it is noticed.
-            let _ = self.dial(peer, addresses, None, now);
+            let _ = self.dial(peer, addresses, None, true, now);
         }
     }
 }

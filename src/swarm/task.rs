@@ -16,6 +16,10 @@ use super::{
     behaviour::Behaviour,
     circuit,
     external::External,
+    find::{
+        Find,
+        announce::{Announced, Announcements, MAX_ANNOUNCEMENTS},
+    },
     join::{ANSWER_QUEUE, Answered, Joins},
     link::{
         self,
@@ -59,6 +63,7 @@ pub(super) struct Task {
     pub(super) peers: Peers,
     pub(super) pending: Pending,
     pub(super) redial: Redial,
+    pub(super) find: Find,
     pub(super) listeners: Listeners,
     pub(super) relays: Relays,
     pub(super) external: External,
@@ -86,6 +91,8 @@ pub(super) struct Task {
     heard: mpsc::Receiver<Heard>,
     pub(super) observed: Observed,
     pub(super) scope: Scope,
+    pub(super) announcements: Announcements,
+    announced: mpsc::Receiver<Announced>,
     pub(super) trust_open: bool,
     pub(super) max_message_bytes: u64,
     /// Nothing more is to be opened.
@@ -160,6 +167,7 @@ impl Task {
         let (ended_tx, ended) = mpsc::channel(ENDED_QUEUE);
         let (measured_tx, measured) = mpsc::channel(MAX_PINGS);
         let (answered_tx, answered) = mpsc::channel(ANSWER_QUEUE);
+        let (announced_tx, announced) = mpsc::channel(MAX_ANNOUNCEMENTS);
         let local = *swarm.local_peer_id();
         let (reports_tx, reach_reports) = mpsc::channel(REPORT_QUEUE);
         let peers = Peers::new(local, config.max_message_bytes);
@@ -179,6 +187,7 @@ impl Task {
             peers,
             pending: Pending::new(),
             redial: Redial::new(),
+            find: Find::new(config),
             listeners: Listeners::default(),
             relays: Relays::new(local, server, &config.relays),
             external: External::new(config),
@@ -200,6 +209,11 @@ impl Task {
             heard,
             observed: Observed::default(),
             scope,
+            announcements: Announcements {
+                slots: Arc::new(Semaphore::new(MAX_ANNOUNCEMENTS)),
+                announced: announced_tx,
+            },
+            announced,
             trust_open: config.trust_open,
             max_message_bytes: config.max_message_bytes,
             draining: false,
@@ -236,6 +250,7 @@ impl Task {
 
     /// Runs until it is stopped or nobody can command it any more.
     pub(super) async fn run(mut self) {
+        self.begin_finding(Instant::now());
         loop {
             let deadline = self.next_deadline();
             tokio::select! {
@@ -247,6 +262,7 @@ impl Task {
                 Some(report) = self.reach_reports.recv() => self.on_reach_report(report, Instant::now()),
                 Some(request) = self.circuits.recv() => self.open_circuit(request),
                 Some(heard) = self.heard.recv() => self.on_punch_heard(heard),
+                Some(announced) = self.announced.recv() => self.on_announced(announced),
                 permit = self.sink.ready() => self.sink.on_ready(permit),
                 () = at(deadline) => self.on_deadline(Instant::now()),
                 command = self.commands.recv() => if !self.on_command(command) { break },
@@ -284,6 +300,7 @@ impl Task {
             self.redial.next(),
             self.pending.next(),
             self.probes.next(),
+            self.find.next(),
             self.punches.next(),
             relays,
             asking,
@@ -303,6 +320,7 @@ impl Task {
             let error = super::cause::dial_timeout(peer, &tried);
             waiters.into_iter().for_each(|waiter| waiter.fail(error.clone()));
         }
+        self.on_find_deadline(now);
         let mut begun = 0;
         while let Some(peer) = self.redial.pop_due(now) {
             self.redial_now(peer, begun < MAX_REDIALS, now);
@@ -317,9 +335,7 @@ impl Task {
         if !room || !self.pending.has_room_for_dial() {
             return self.redial.postpone(peer, now, rand::random());
         }
-        let mut addresses = self.ways_to(&peer);
-        addresses.retain(|address| !self.pending.tries(&peer, address));
-        if self.dial(peer, addresses, None, now).is_err() {
+        if !self.seek(peer, now) {
             self.redial.failed(peer, now, rand::random());
         }
     }
@@ -364,7 +380,7 @@ impl Task {
     /// told where that is noticed.
     pub(super) fn tell_changes(&mut self, peer: PeerId) {
         let Some(entry) = self.peers.get_mut(&peer) else { return };
-        let now = Told { route: entry.best().map(|best| best.route), on_lan: !entry.lan.is_empty() };
+        let now = Told { route: entry.best().map(|best| best.route), on_lan: entry.known.on_lan() };
         let before = std::mem::replace(&mut entry.told, now);
         if let (Some(before), Some(now)) = (before.route, now.route)
             && before != now

@@ -20,9 +20,9 @@ use tracing::{debug, warn};
 
 use super::{
     SwarmConfig, SwarmError,
+    addresses::MAX_DIAL_ADDRESSES,
     behaviour::Behaviour,
-    circuit, join, limits, link,
-    peers::MAX_DIAL_ADDRESSES,
+    circuit, find, join, limits, link,
     punch::{Scope, Scoped},
     relay::server::Server,
 };
@@ -200,6 +200,11 @@ fn behaviour(
         ),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
         mdns: if config.mdns { mdns(public.to_peer_id()).into() } else { None.into() },
+        find: find::behaviour::Behaviour::new(
+            public.to_peer_id(),
+            config.network,
+            config.bootstrap.iter().chain(&config.relays),
+        ),
         relay_client,
         relay_server,
         link: link::behaviour::Behaviour::new(),

@@ -8,7 +8,8 @@ use crate::node::{ConnectionView, PathView, ReachView};
 
 impl Task {
     /// How this node can be reached.
-    pub(super) fn reach_view(&self, now: Instant) -> ReachView {
+    pub(super) fn reach_view(&mut self, now: Instant) -> ReachView {
+        let finding = self.find_view(now);
         let rtt = |peer: &PeerId| self.peers.get(peer).and_then(|entry| entry.rtt);
         ReachView {
             nat_v4: self.reach.nat(false, now),
@@ -16,6 +17,7 @@ impl Task {
             addresses: self.reach.addresses(now),
             relays: self.relays.client.views(rtt),
             serving: self.relays.server.view(),
+            finding,
         }
     }
 
@@ -39,7 +41,7 @@ impl Task {
         Some(PathView {
             peer,
             connections,
-            addresses: Vec::new(),
+            addresses: entry.known.views(now),
             punches,
             peer_nat,
             next_try,

@@ -43,6 +43,7 @@ pub(crate) fn config(listen: &[&str]) -> SwarmConfig {
         relays: Vec::new(),
         serve: p2p_node::node::Serve::Off,
         relay_limits: swarm::RelayLimits::default(),
+        network: p2p_node::node::Overlay::Private,
         mdns: false,
         port_mapping: false,
         trust_open: false,

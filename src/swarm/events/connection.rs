@@ -51,7 +51,7 @@ impl Task {
         entry.steer.connected(id, route, is_quic(&address), now);
         let leads_there = self.punch_connected(peer, id, endpoint, route, now);
         if dialled && leads_there {
-            self.peers.entry(peer, now).worked(address.clone());
+            self.peers.entry(peer, now).known.worked(&address, now);
             self.sink.push(NodeEvent::AddressWorked(peer, address.clone()));
         }
         let info = ConnectionInfo { peer, route, address };
@@ -61,6 +61,7 @@ impl Task {
             self.sink.push(NodeEvent::Connected(info.clone()));
         }
         let mut waiters = self.pending.take_waiters(&peer);
+        waiters.extend(self.find.lookups.take_waiters(&peer));
         waiters.extend(self.pending.dialled(id).into_iter().flat_map(|dial| dial.waiters));
         for waiter in waiters {
             self.serve(waiter, info.clone(), false);
@@ -82,6 +83,7 @@ impl Task {
                 Purpose::Verify(question) => self.on_answer(&question, Answer::NoVerdict, now),
                 Purpose::DialBack(reply) => drop(reply.send(Err(Some(DialStatus::DialBackError)))),
                 Purpose::Punch { attempt, .. } => self.punch_refused(peer, attempt, None, now),
+                Purpose::Announce => self.find.publisher.told(false, now, rand::random()),
             }
         }
         self.punches.down(peer, id, now);
@@ -107,6 +109,7 @@ impl Task {
             let cause = cause.map_or_else(|| "closed here".to_owned(), |cause| cause.to_string());
             log_disconnected(peer, trusted, &cause);
             self.redial.lost(peer, now, rand::random());
+            self.find.servers.remove(&peer);
             self.sink.push(NodeEvent::Disconnected(peer, cause));
         }
         self.attend(peer, now);

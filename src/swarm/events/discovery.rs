@@ -7,10 +7,11 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{
+    node::KnownSource,
     swarm::{
         circuit,
         peers::Connection,
-        route::{is_loopback, relay_of, without_peer},
+        route::{is_loopback, relay_of},
         task::Task,
     },
     types::Route,
@@ -57,19 +58,18 @@ impl Task {
     pub(in crate::swarm) fn dial_seen(&mut self, peer: PeerId, now: Instant) {
         let Some(entry) = self.peers.get(&peer) else { return };
         let near = entry.best().is_some_and(|best| best.route == Route::Lan);
-        if !entry.is_trusted() || near || entry.lan.is_empty() || self.draining {
+        if !entry.is_trusted() || near || !entry.known.on_lan() || self.draining {
             return;
         }
         if !self.pending.is_dialling(&peer) && self.pending.has_room_for_dial() {
             // Without a caller; a failure is logged where it is noticed.
-            let _ = self.dial(peer, entry.lan.clone(), None, now);
+            let _ = self.dial(peer, entry.known.lan(), None, true, now);
         }
     }
 
     fn on_unseen(&mut self, peer: PeerId, address: &Multiaddr, now: Instant) {
         if let Some(entry) = self.peers.get_mut(&peer) {
-            let address = without_peer(address);
-            entry.lan.retain(|other| *other != address);
+            entry.known.remove(KnownSource::Lan, address);
             self.attend(peer, now);
         }
     }
@@ -96,10 +96,11 @@ impl Task {
             self.tend_relays(now);
         }
         let Some(entry) = self.peers.get_mut(&peer) else { return };
-        if entry.learn(usable.into_iter()) {
+        if entry.learn(usable.iter().cloned(), now) {
             self.redial.hint(peer, now);
         }
         self.on_reach_changed(now);
+        self.on_server_identified(peer, &info.protocols, &usable, now);
     }
 
     /// Peers connected over this host's loopback.

@@ -94,6 +94,7 @@ impl Task {
             Purpose::Verify(question) => self.put_question(stream, *question),
             Purpose::DialBack(reply) => drop(reply.send(Ok((stream, connection)))),
             Purpose::Punch { attempt, stock } => self.punch_opened(peer, attempt, stock, stream, now),
+            Purpose::Announce => self.announce(peer, stream),
         }
     }
 
@@ -182,6 +183,7 @@ impl Task {
             Purpose::Verify(question) => self.on_answer(&question, Answer::NoVerdict, now),
             Purpose::DialBack(reply) => drop(reply.send(Err(Some(DialStatus::DialBackError)))),
             Purpose::Punch { attempt, .. } => self.punch_refused(peer, attempt, Some(error), now),
+            Purpose::Announce => self.find.publisher.told(false, now, rand::random()),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod connection;
 mod discovery;
+mod find;
 mod join;
 mod link;
 mod reach;
@@ -30,8 +31,10 @@ impl Task {
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.on_mdns(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::RelayServer(event)) => self.on_relay_server(&event, now),
             SwarmEvent::Behaviour(BehaviourEvent::RelayClient(event)) => self.on_relay_client(event, now),
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+            SwarmEvent::Behaviour(BehaviourEvent::Find(event)) => self.on_find(event, now),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, concurrent_dial_errors, .. } => {
                 self.on_connected(peer_id, connection_id, &endpoint, now);
+                self.note_failures(peer_id, &concurrent_dial_errors.unwrap_or_default(), now);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 self.on_closed(peer_id, connection_id, cause, now);

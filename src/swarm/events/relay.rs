@@ -43,6 +43,7 @@ impl Task {
     fn serve_or_not(&mut self) {
         let status = self.relays.server.status();
         self.swarm.behaviour_mut().relay_server.set_status(Some(status));
+        self.answer_or_not(self.relays.server.is_active());
     }
 
     /// Does what the state of the relays asks for.
@@ -67,7 +68,7 @@ impl Task {
         match self.swarm.dial(options) {
             Ok(()) => {
                 let group = self.pending.new_group();
-                let dial = Dial { peer: relay, addresses, waiters: Vec::new(), attempts: Vec::new(), group };
+                let dial = Dial::without_caller(relay, addresses, group);
                 self.pending.dialling(id, dial, now);
                 self.relays.client.dialling(relay, kind, id);
             }

@@ -67,7 +67,8 @@ fn own_address(far: IpAddr) -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip())
 }
 
-fn ip(address: &Multiaddr) -> Option<IpAddr> {
+/// The IP address that it begins with.
+pub(super) fn ip(address: &Multiaddr) -> Option<IpAddr> {
     match address.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.into()),
         Protocol::Ip6(ip) => Some(ip.into()),
