@@ -173,7 +173,8 @@ impl Find {
 }
 
 /// The protocol that servers of a network speak.
-pub(super) fn protocol(network: Overlay) -> StreamProtocol {
+#[must_use]
+pub fn protocol(network: Overlay) -> StreamProtocol {
     match network {
         Overlay::Private => PRIVATE,
         Overlay::Ipfs => IPFS,
