@@ -103,8 +103,12 @@ mod tests {
     fn what_is_told_follows_the_interfaces() {
         let configured = addresses(&["/dns4/pi.example/tcp/1"]);
         let one = addresses(&["/ip4/8.8.8.8/tcp/1"]);
-        let mut external =
-            External { configured: configured.iter().cloned().collect(), serves_all: true, verified: vec![], told: BTreeSet::new() };
+        let mut external = External {
+            configured: configured.iter().cloned().collect(),
+            serves_all: true,
+            verified: vec![],
+            told: BTreeSet::new(),
+        };
         assert_eq!(external.update(one.clone()), ([one.clone(), configured].concat(), vec![]));
         assert_eq!(external.update(one.clone()), (vec![], vec![]));
         assert_eq!(external.update(vec![]), (vec![], one.clone()));

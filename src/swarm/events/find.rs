@@ -73,7 +73,7 @@ impl Task {
     fn on_query(&mut self, id: QueryId, result: QueryResult, stats: &QueryStats, source: Option<PeerId>, now: Instant) {
         match result {
             QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { .. })) => {
-                self.on_answer(id, stats, source, now);
+                self.on_lookup_answer(id, stats, source, now);
             }
             QueryResult::GetProviders(_) => self.on_search_ended(id, stats, now),
             QueryResult::GetClosestPeers(Ok(GetClosestPeersOk { peers, .. })) => self.on_nearest(id, peers, now),
@@ -390,7 +390,7 @@ impl Task {
     }
 
     /// A server answered, whether it knows the peer or not.
-    fn on_answer(&mut self, id: QueryId, stats: &QueryStats, source: Option<PeerId>, now: Instant) {
+    fn on_lookup_answer(&mut self, id: QueryId, stats: &QueryStats, source: Option<PeerId>, now: Instant) {
         let Some(peer) = self.find.lookups.peer(id) else { return };
         let addresses = self.swarm.behaviour_mut().find.addresses(&peer);
         let Some(lookup) = self.find.lookups.get_mut(&peer) else { return };

@@ -27,7 +27,7 @@ use libp2p::{
 use tokio::{sync::mpsc, time::Instant};
 
 pub(super) use candidates::{Candidate, Confidence};
-pub(super) use order::best_first;
+pub(super) use order::{best_first, ip};
 
 use super::{
     SwarmConfig,

@@ -68,7 +68,7 @@ fn own_address(far: IpAddr) -> Option<IpAddr> {
 }
 
 /// The IP address that it begins with.
-pub(super) fn ip(address: &Multiaddr) -> Option<IpAddr> {
+pub(in crate::swarm) fn ip(address: &Multiaddr) -> Option<IpAddr> {
     match address.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.into()),
         Protocol::Ip6(ip) => Some(ip.into()),
