@@ -158,6 +158,34 @@ pub enum Route {
     Relayed,
 }
 
+/// Over which routes a message may go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PathPolicy {
+    /// Over any.
+    #[default]
+    Any,
+    /// Through a relay only once there was no other for so many milliseconds.
+    PreferDirect(u64),
+    /// Never through a relay.
+    DirectOnly,
+}
+
+/// [`PathPolicy::until`] of what never goes through a relay.
+pub const NEVER_RELAYED: u64 = i64::MAX.cast_unsigned();
+
+impl PathPolicy {
+    /// Until when no relay may carry it, of the clock that says `now`; 0 if one
+    /// may at once.
+    #[must_use]
+    pub fn until(self, now: u64) -> u64 {
+        match self {
+            Self::Any => 0,
+            Self::PreferDirect(wait) => now.saturating_add(wait).min(NEVER_RELAYED - 1),
+            Self::DirectOnly => NEVER_RELAYED,
+        }
+    }
+}
+
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

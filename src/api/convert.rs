@@ -15,7 +15,7 @@ use crate::{
     store::{Final, Progress, SentRecord, Trust},
     types::{
         Channel, Content, MAX_ALIAS_BYTES, MAX_METADATA_BYTES, MAX_METADATA_ENTRIES, MAX_NAME_BYTES, MAX_TYPE_BYTES,
-        Route, is_alias,
+        PathPolicy, Route, is_alias,
     },
 };
 
@@ -115,6 +115,39 @@ pub(super) fn ttl(ttl_ms: u64, default: Duration) -> Result<u64, Status> {
             format!("ttl_ms is {ttl_ms}; the limit is {MAX} (365 days): give less, or 0 for default_ttl"),
         )),
     }
+}
+
+/// The routes of a Send.
+pub(super) fn path(policy: i32, wait_ms: u32) -> Result<PathPolicy, Status> {
+    use proto::PathPolicy as Asked;
+    const DEFAULT_WAIT_MS: u32 = 5_000;
+    const MAX_WAIT_MS: u32 = 24 * 60 * 60 * 1000;
+    let policy = match Asked::try_from(policy) {
+        Ok(Asked::Unspecified | Asked::Any) => PathPolicy::Any,
+        Ok(Asked::DirectOnly) => PathPolicy::DirectOnly,
+        Ok(Asked::PreferDirect) => {
+            if wait_ms > MAX_WAIT_MS {
+                let text = format!(
+                    "prefer_direct_wait_ms is {wait_ms}; the limit is {MAX_WAIT_MS} (24 h): give less, or use PATH_POLICY_DIRECT_ONLY"
+                );
+                return Err(bad_field("prefer_direct_wait_ms", text));
+            }
+            return Ok(PathPolicy::PreferDirect(if wait_ms == 0 { DEFAULT_WAIT_MS } else { wait_ms }.into()));
+        }
+        Err(_) => {
+            let text = format!(
+                "path is {policy}, which this version does not know; use PATH_POLICY_ANY (1), PATH_POLICY_PREFER_DIRECT (2) or PATH_POLICY_DIRECT_ONLY (3)"
+            );
+            return Err(bad_field("path", text));
+        }
+    };
+    if wait_ms > 0 {
+        let text = format!(
+            "prefer_direct_wait_ms is {wait_ms}; it goes with PATH_POLICY_PREFER_DIRECT only: set path to that, or leave it 0"
+        );
+        return Err(bad_field("prefer_direct_wait_ms", text));
+    }
+    Ok(policy)
 }
 
 /// A peer id, if the text is one. The work of decoding base58 grows with the
@@ -237,6 +270,10 @@ pub(super) fn reason(outcome: Outcome) -> (proto::Reason, &'static str) {
             (Reason::LinkLost, "the link broke before the peer answered; the message may have arrived")
         }
         Outcome::ConsumerBusy => (Reason::ConsumerBusy, "the app that listens over there does not keep up"),
+        Outcome::OnlyRelayed => (
+            Reason::Path,
+            "the peer is reached through a relay only, and a message on this channel waits for a direct path; `p2p-node explain` says what stands in the way",
+        ),
         Outcome::NotInBook => (
             Reason::NotInBook,
             "the peer is not in the address book any more; `p2p-node peer add` lets messages to it go on",

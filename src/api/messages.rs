@@ -68,7 +68,8 @@ impl Api {
         let peer = names.peer(self, request.peer).await?;
         let (channel, content, dated) = convert::content(message, self.options().max_message_bytes)?;
         let ttl_ms = convert::ttl(request.ttl_ms, self.facts.settings.default_ttl)?;
-        let spec = SendSpec { peer, channel, content, dated, ttl_ms };
+        let path = convert::path(request.path, request.prefer_direct_wait_ms)?;
+        let spec = SendSpec { peer, channel, content, dated, ttl_ms, path };
         Ok(Checked { spec, wait, ephemeral: request.ephemeral })
     }
 

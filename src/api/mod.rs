@@ -2,16 +2,19 @@
 //!
 //! One file per group of calls; `service` ties them to the generated trait.
 
+mod advice;
 mod convert;
 mod errors;
 mod join;
 mod messages;
 mod peers;
 mod presence;
+mod reach;
 mod server;
 mod service;
 mod status;
 mod streams;
+mod view;
 
 use std::{sync::Arc, time::Duration};
 

@@ -10,6 +10,7 @@ use super::{
     convert::{self, address, alias, with_peer},
     errors::{self, bad_field, bad_page_size, bad_page_token},
     time_left,
+    view::relay_id,
 };
 use crate::{
     node::{DIAL_DEADLINE, DialTarget, PeerView},
@@ -114,6 +115,7 @@ impl Api {
             roles: status.presence.roles,
             presence: status.presence.text,
             online_since: status.since,
+            relay_id: best.map_or_else(String::new, |(route, address)| relay_id(*route, address)),
         }
     }
 

@@ -91,6 +91,18 @@ impl P2p for Api {
         self.announce(request.into_inner()).map(Response::new)
     }
 
+    async fn find_peer(&self, request: Request<proto::FindPeerRequest>) -> Answer<proto::FindPeerResponse> {
+        self.find_peer_of(request).await.map(Response::new)
+    }
+
+    async fn net_check(&self, _: Request<proto::NetCheckRequest>) -> Answer<proto::NetCheckResponse> {
+        self.check_net().await.map(Response::new)
+    }
+
+    async fn explain_path(&self, request: Request<proto::ExplainPathRequest>) -> Answer<proto::ExplainPathResponse> {
+        self.explain(request.into_inner()).await.map(Response::new)
+    }
+
     async fn status(&self, _: Request<proto::StatusRequest>) -> Answer<proto::StatusResponse> {
         self.condition().await.map(Response::new)
     }

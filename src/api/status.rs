@@ -1,10 +1,17 @@
 //! Status.
 
+use libp2p::PeerId;
 use tonic::Status;
 
-use super::{Api, convert::with_peer};
+use super::{
+    Api,
+    advice::{self, Advice, NEEDS_RELAY, Own, Reachability},
+    convert::with_peer,
+    view,
+};
 use crate::{
     delivery::DeliveryError,
+    node::{ReachView, RelayState, Verdict},
     proto::{self, NodeState},
     store::Fill,
 };
@@ -12,7 +19,7 @@ use crate::{
 impl Api {
     pub(super) async fn condition(&self) -> Result<proto::StatusResponse, Status> {
         let node = self.delivery.node();
-        let (local, view) = (node.local_peer_id(), node.view().await?);
+        let (local, network) = (node.local_peer_id(), node.view().await?);
         let store = self.delivery.store();
         let (outbox, inbox, lost) = store
             .write(|db| Ok((db.outbox_fill(), db.inbox_fill(), db.lost_by_restore()?)))
@@ -22,13 +29,16 @@ impl Api {
         let mut states = vec![NodeState::Listening];
         states.extend(degraded.is_some().then_some(NodeState::Degraded));
         states.extend(self.stop.is_cancelled().then_some(NodeState::Draining));
+        let look = self.look(network.listen.clone()).await?;
+        states.extend(reach_states(&look.own()));
         let mut problems: Vec<String> = degraded.into_iter().collect();
+        problems.extend(advice::node(&look.own()).into_iter().filter(|known| known.code == NEEDS_RELAY).map(line));
         if lost > 0 {
             problems.push(format!("{lost} messages were lost because a store was replaced by an older copy"));
         }
-        let connected = view.peers.iter().filter(|peer| peer.best.is_some()).count();
+        let connected = network.peers.iter().filter(|peer| peer.best.is_some()).count();
         let settings = &self.facts.settings;
-        let counts = view.connections;
+        let counts = network.connections;
         Ok(proto::StatusResponse {
             peer_id: local.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -37,7 +47,7 @@ impl Api {
             uptime_ms: u64::try_from(self.facts.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             states: states.into_iter().map(Into::into).collect(),
             problems,
-            listen_addresses: view.listen.iter().map(|address| with_peer(address, local)).collect(),
+            listen_addresses: network.listen.iter().map(|address| with_peer(address, local)).collect(),
             peers_connected: u32::try_from(connected).unwrap_or(u32::MAX),
             peers_linked: self.delivery.linked_peers(),
             outbox: Some(queue(outbox, settings.limits.max_outbox_bytes)),
@@ -59,8 +69,37 @@ impl Api {
             trust_open: settings.trust_open,
             state_dir: settings.state_dir.display().to_string(),
             name: settings.name.clone(),
+            external_addresses: external(&look.reach, local),
+            serving: Some(view::serving(&look.reach.serving)),
+            relays: look.reach.relays.into_iter().map(view::relay).collect(),
         })
     }
+}
+
+/// How far this node is known and reached.
+fn reach_states(own: &Own<'_>) -> Vec<NodeState> {
+    let (reach, far) = (own.reach, advice::reachability(own));
+    let reserved = reach.relays.iter().any(|relay| relay.state == RelayState::Reserved);
+    let verified = reach.addresses.iter().any(|address| address.verdict == Verdict::Reachable);
+    let states = [
+        (reach.finding.bootstrapped, NodeState::Bootstrapped),
+        (reserved, NodeState::Reserved),
+        (reach.finding.published.is_some(), NodeState::Published),
+        (verified, NodeState::Verified),
+        (far == Reachability::NeedsRelay, NodeState::NeedsRelay),
+    ];
+    states.into_iter().filter(|(holds, _)| *holds).map(|(_, state)| state).collect()
+}
+
+/// A cause with its cures.
+fn line(advice: Advice) -> String {
+    format!("{}; {}", advice.cause, advice.cures.join("; or "))
+}
+
+/// What others are told.
+fn external(reach: &ReachView, local: PeerId) -> Vec<String> {
+    let told = reach.addresses.iter().filter(|address| address.advertised);
+    told.map(|address| with_peer(&address.address, local)).collect()
 }
 
 fn queue(fill: Fill, max_bytes: u64) -> proto::Queue {

@@ -58,6 +58,10 @@ pub(super) struct SendArgs {
     /// At most once, only to a listener that is there now; never on disk
     #[arg(long)]
     ephemeral: bool,
+    /// Over which paths it may go; while it waits for one, so do those behind it
+    /// on the channel
+    #[arg(long, value_enum, default_value_t = PathArg::Any)]
+    path: PathArg,
     /// Id of the message that this one answers
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     reply_to: String,
@@ -78,6 +82,27 @@ impl From<WaitArg> for proto::Wait {
         match wait {
             WaitArg::Queued => Self::Queued,
             WaitArg::Stored => Self::Stored,
+        }
+    }
+}
+
+/// What `--path` takes.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PathArg {
+    /// Over the best there is
+    Any,
+    /// Through a relay only if there is no direct path for 5 s
+    PreferDirect,
+    /// Never through a relay
+    DirectOnly,
+}
+
+impl From<PathArg> for proto::PathPolicy {
+    fn from(path: PathArg) -> Self {
+        match path {
+            PathArg::Any => Self::Any,
+            PathArg::PreferDirect => Self::PreferDirect,
+            PathArg::DirectOnly => Self::DirectOnly,
         }
     }
 }
@@ -103,6 +128,8 @@ pub(super) async fn send(args: SendArgs, global: &Global, out: Out) -> Result<()
         timeout_ms: args.timeout,
         ttl_ms: args.ttl.unwrap_or(0),
         ephemeral: args.ephemeral,
+        path: proto::PathPolicy::from(args.path).into(),
+        prefer_direct_wait_ms: 0,
     };
     let limit = Duration::from_millis(args.timeout.into()) + MARGIN;
     let response = answer(limit, client.send(request)).await?;

@@ -58,6 +58,11 @@ fn states(states: &[i32]) -> String {
         Ok(NodeState::Listening) => "listening".to_owned(),
         Ok(NodeState::Degraded) => "DEGRADED (see problems)".to_owned(),
         Ok(NodeState::Draining) => "shutting down".to_owned(),
+        Ok(NodeState::Bootstrapped) => "bootstrapped".to_owned(),
+        Ok(NodeState::Reserved) => "reserved on a relay".to_owned(),
+        Ok(NodeState::Published) => "published".to_owned(),
+        Ok(NodeState::Verified) => "verified".to_owned(),
+        Ok(NodeState::NeedsRelay) => "NEEDS RELAY (see problems)".to_owned(),
         Ok(NodeState::Unspecified) | Err(_) => format!("state {state}"),
     };
     if states.is_empty() { "starting".to_owned() } else { states.iter().map(name).collect::<Vec<_>>().join(", ") }

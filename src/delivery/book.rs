@@ -87,6 +87,12 @@ impl Delivery {
         changing.await.map_err(|_| DeliveryError::Closed)?
     }
 
+    /// What the book says of a peer; `None` if it is not in it.
+    #[must_use]
+    pub fn trust(&self, peer: &PeerId) -> Option<Trust> {
+        self.inner.trust(peer)
+    }
+
     /// Whether messages go to and are taken from a peer.
     #[must_use]
     pub fn is_trusted(&self, peer: &PeerId) -> bool {

@@ -31,7 +31,11 @@ impl Delivery {
                     Some(channel) => outbox.progress.refused(channel),
                     None => outbox.progress.any_refused(),
                 };
-                refused.map_or(Outcome::Fine, Outcome::RemoteFull)
+                match refused {
+                    Some(limit) => Outcome::RemoteFull(limit),
+                    None if outbox.progress.is_held(channel) => Outcome::OnlyRelayed,
+                    None => Outcome::Fine,
+                }
             }
         }
     }

@@ -166,10 +166,10 @@ impl Task {
     fn request(&mut self, request: Request) {
         match request {
             Request::Link(link) => self.link_up(link),
-            Request::Ephemeral { channel, content, deadline, reply } => {
+            Request::Ephemeral { channel, content, direct_until, deadline, reply } => {
                 self.next_key += 1;
                 self.replies.insert(self.next_key, reply);
-                self.handle(SenderInput::Ephemeral { key: self.next_key, channel, content, deadline });
+                self.handle(SenderInput::Ephemeral { key: self.next_key, channel, content, direct_until, deadline });
             }
         }
     }
@@ -180,7 +180,7 @@ impl Task {
         if younger && self.inner.is_trusted(&self.peer) {
             self.link = Some(OpenLink::new(link.id, link.route, tx, rx));
             self.silence.over();
-            self.handle(SenderInput::LinkUp(link.id.0));
+            self.handle(SenderInput::LinkUp(link.id.0, link.route));
         }
     }
 
@@ -306,6 +306,9 @@ impl Task {
             }
         }
         self.outbox.progress.set_state(self.sender.state());
+        if let Some(held) = self.sender.take_held() {
+            self.outbox.progress.set_held(held);
+        }
         if moved {
             self.outbox.progress.bump();
         }

@@ -33,7 +33,13 @@ const MAX_BURIED: usize = 4096;
 #[derive(Debug)]
 pub(super) enum Request {
     Link(Link),
-    Ephemeral { channel: Channel, content: Content, deadline: u64, reply: oneshot::Sender<EphemeralEnd> },
+    Ephemeral {
+        channel: Channel,
+        content: Content,
+        direct_until: u64,
+        deadline: u64,
+        reply: oneshot::Sender<EphemeralEnd>,
+    },
 }
 
 /// The outside of a peer's task.

@@ -1,7 +1,7 @@
 //! How far each lane to a peer has come, for those who wait for a receipt.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -43,6 +43,8 @@ pub(super) struct PeerProgress {
     lanes: Mutex<HashMap<Channel, LaneProgress>>,
     state: Mutex<PeerState>,
     refused: Mutex<HashMap<Channel, Limit>>,
+    /// Channels that wait for a direct path.
+    held: Mutex<HashSet<Channel>>,
     version: watch::Sender<u64>,
 }
 
@@ -52,6 +54,7 @@ impl Default for PeerProgress {
             lanes: Mutex::default(),
             state: Mutex::new(PeerState::Down),
             refused: Mutex::default(),
+            held: Mutex::default(),
             version: watch::Sender::new(0),
         }
     }
@@ -94,6 +97,17 @@ impl PeerProgress {
 
     pub(super) fn set_refused(&self, refused: HashMap<Channel, Limit>) {
         *lock(&self.refused) = refused;
+    }
+
+    /// Whether a channel, or any, waits for a direct path.
+    pub(super) fn is_held(&self, channel: Option<&str>) -> bool {
+        let held = lock(&self.held);
+        channel.map_or(!held.is_empty(), |channel| held.contains(channel))
+    }
+
+    pub(super) fn set_held(&self, held: Vec<Channel>) {
+        *lock(&self.held) = held.into_iter().collect();
+        self.bump();
     }
 
     /// Wakes those who wait.

@@ -21,7 +21,7 @@ use crate::{
         Arrival, CHANNELS_LIMIT, Db, Enqueued, Final, NewMessage, OutboxLimit, Progress, Queued, SentRecord,
         StoreError, Trust,
     },
-    types::{Channel, Content, Epoch, Route, Seq},
+    types::{Channel, Content, Epoch, PathPolicy, Route, Seq},
     wire::{EphemeralOutcome, Limit},
 };
 
@@ -39,6 +39,8 @@ pub struct SendSpec {
     pub dated: bool,
     /// Time to live.
     pub ttl_ms: Millis,
+    /// Over which routes it may go.
+    pub path: PathPolicy,
 }
 
 /// Where a message is.
@@ -81,6 +83,8 @@ pub enum Outcome {
     ConsumerBusy,
     /// This node does not trust the peer any more.
     NotInBook,
+    /// It waits for a direct path, and the peer is relayed.
+    OnlyRelayed,
 }
 
 /// What is known of a message that was handed over.
@@ -300,7 +304,7 @@ impl Delivery {
     /// The peer is not in the book, or blocked.
     pub async fn send_ephemeral(&self, spec: SendSpec, deadline: Instant) -> Result<Ephemeral, DeliveryError> {
         self.inner.may_send(&spec.peer)?;
-        let SendSpec { peer, channel, mut content, .. } = spec;
+        let SendSpec { peer, channel, mut content, path, .. } = spec;
         if content.id.is_empty() {
             content.id = uuid::Uuid::now_v7().to_string();
         }
@@ -314,8 +318,11 @@ impl Delivery {
             let _ = reply.send(EphemeralEnd::Answered(outcome));
         } else {
             let left = deadline.saturating_duration_since(Instant::now());
-            let at = self.inner.clock.now().saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-            self.inner.ask_in_turn(&peer, Request::Ephemeral { channel, content, deadline: at, reply }).await;
+            let now = self.inner.clock.now();
+            let at = now.saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+            let direct_until = path.until(now);
+            let request = Request::Ephemeral { channel, content, direct_until, deadline: at, reply };
+            self.inner.ask_in_turn(&peer, request).await;
         }
         Ok(Ephemeral { id, end, deadline })
     }
@@ -376,11 +383,11 @@ impl Delivery {
 
 fn new_message(spec: SendSpec) -> NewMessage {
     let digest = if spec.content.id.is_empty() { Vec::new() } else { digest(&spec) };
-    let SendSpec { peer, channel, mut content, ttl_ms, .. } = spec;
+    let SendSpec { peer, channel, mut content, ttl_ms, path, .. } = spec;
     if content.id.is_empty() {
         content.id = uuid::Uuid::now_v7().to_string();
     }
-    NewMessage { peer, channel, content, ttl_ms, digest }
+    NewMessage { peer, channel, content, ttl_ms, path, digest }
 }
 
 /// An ephemeral message under way.
@@ -411,6 +418,7 @@ impl Ephemeral {
                 (State::Rejected, Outcome::ConsumerBusy)
             }
             EphemeralEnd::Unreachable => (State::Rejected, Outcome::Unreachable),
+            EphemeralEnd::OnlyRelayed => (State::Rejected, Outcome::OnlyRelayed),
             EphemeralEnd::Untrusted => (State::Rejected, Outcome::Untrusted),
             EphemeralEnd::LinkLost => (State::Rejected, Outcome::LinkLost),
             EphemeralEnd::TooLarge(_) => (State::Rejected, Outcome::TooLarge),

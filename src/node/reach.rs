@@ -1,8 +1,11 @@
 //! How this node is reached, and how it reaches a peer, at one moment.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use libp2p::{Multiaddr, PeerId};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
 use crate::types::Route;
 
@@ -15,6 +18,8 @@ pub struct ReachView {
     pub nat_v6: NatView,
     /// Addresses at which others may reach it, best first.
     pub addresses: Vec<AddressView>,
+    /// What its router forwards; `None` where that is not asked for.
+    pub mappings: Option<MappingsView>,
     /// Relays that it uses, or would like to.
     pub relays: Vec<RelayView>,
     /// What it does for others.
@@ -140,6 +145,56 @@ pub enum Verdict {
     Assumed,
 }
 
+/// What the router forwards to this node, and what it does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MappingsView {
+    /// The default gateway, if there is one.
+    pub gateway: Option<IpAddr>,
+    /// What the router says it is, printable and short; may be empty.
+    pub router: String,
+    /// Each port was tried at least once.
+    pub settled: bool,
+    /// One for each port.
+    pub ports: Vec<MappedPortView>,
+}
+
+/// One port that the router is asked to forward.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MappedPortView {
+    /// Of UDP; else of TCP.
+    pub udp: bool,
+    /// That this node listens on.
+    pub internal_port: u16,
+    /// The mapping, if there is one.
+    pub mapped: Option<MappedView>,
+    /// What is wrong, for a person; may be empty.
+    pub detail: String,
+}
+
+/// A port that the router forwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MappedView {
+    /// How it was asked for.
+    pub protocol: MappingProtocol,
+    /// What it forwards.
+    pub external: SocketAddr,
+    /// When it forgets it, unless it is renewed before.
+    pub expires_in: Duration,
+    /// Others can be told `external`.
+    pub usable: bool,
+}
+
+/// How a router is asked for a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MappingProtocol {
+    /// Port Control Protocol.
+    Pcp,
+    /// NAT Port Mapping Protocol.
+    NatPmp,
+    /// UPnP Internet Gateway Device.
+    Upnp,
+}
+
 /// A relay that this node uses, or would like to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RelayView {
@@ -224,6 +279,8 @@ pub struct PathView {
     pub peer: PeerId,
     /// Its connections, the best first.
     pub connections: Vec<ConnectionView>,
+    /// Last measured round trip.
+    pub rtt: Option<Duration>,
     /// Addresses known of it, best first.
     pub addresses: Vec<KnownAddressView>,
     /// Attempts to get a direct connection while it was relayed, oldest first.
@@ -308,4 +365,31 @@ pub struct PeerAddresses {
     pub peer: PeerId,
     /// Without /p2p part; at least one.
     pub addresses: Vec<Multiaddr>,
+}
+
+/// What came of looking for a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// All that is known and was found, best first.
+    pub addresses: Vec<KnownAddressView>,
+    /// Servers that were asked.
+    pub servers_asked: u32,
+    /// How many servers led from one to the next up to the one that knew.
+    pub hops: u32,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// The relay in an address that leads through one.
+#[must_use]
+pub fn relay_of(address: &Multiaddr) -> Option<PeerId> {
+    let mut last = None;
+    for part in address {
+        match part {
+            Protocol::P2p(peer) => last = Some(peer),
+            Protocol::P2pCircuit => return last,
+            _ => {}
+        }
+    }
+    None
 }

@@ -1,10 +1,10 @@
 //! Messages that no store keeps: a bounded queue before the link is up, a
 //! bounded table while the peer has not answered.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Millis;
-use crate::types::{Channel, Content};
+use crate::types::{Channel, Content, NEVER_RELAYED};
 
 /// Messages that wait for a link or an answer, per peer.
 pub const MAX_EPHEMERAL: usize = 4096;
@@ -18,6 +18,8 @@ pub(super) struct Waiting {
     pub(super) key: u64,
     pub(super) channel: Channel,
     pub(super) content: Content,
+    /// Until when no relay may carry it.
+    pub(super) direct_until: Millis,
     pub(super) deadline: Millis,
 }
 
@@ -44,9 +46,12 @@ impl Ephemerals {
         Ok(())
     }
 
-    /// Next message for the link, with its number there.
-    pub(super) fn pop(&mut self) -> Option<(u64, Waiting)> {
-        let message = self.waiting.pop_front()?;
+    /// Next message for the link, with its number there. On a relayed link, with
+    /// the time: those that may not go there yet stay, and those behind them on
+    /// the same channel, so that order is kept.
+    pub(super) fn pop(&mut self, relayed: Option<Millis>) -> Option<(u64, Waiting)> {
+        let index = relayed.map_or(Some(0), |now| self.first_for_relay(now))?;
+        let message = self.waiting.remove(index)?;
         self.next_number += 1;
         self.sent.insert(self.next_number, (message.key, message.content.cost()));
         Some((self.next_number, message))
@@ -55,6 +60,17 @@ impl Ephemerals {
     /// Whether some are on the link.
     pub(super) fn awaits_answer(&self) -> bool {
         !self.sent.is_empty()
+    }
+
+    fn first_for_relay(&self, now: Millis) -> Option<usize> {
+        let mut held: BTreeSet<&Channel> = BTreeSet::new();
+        self.waiting.iter().position(|message| {
+            let goes = message.direct_until <= now && !held.contains(&message.channel);
+            if !goes {
+                held.insert(&message.channel);
+            }
+            goes
+        })
     }
 
     /// The peer answered; returns the caller's key.
@@ -85,6 +101,11 @@ impl Ephemerals {
                 m.key
             })
             .collect()
+    }
+
+    /// When one may go over a relay that may not now.
+    pub(super) fn next_direct(&self, now: Millis) -> Option<Millis> {
+        self.waiting.iter().map(|m| m.direct_until).filter(|at| (now + 1..NEVER_RELAYED).contains(at)).min()
     }
 
     pub(super) fn next_deadline(&self) -> Option<Millis> {

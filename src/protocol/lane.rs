@@ -38,6 +38,8 @@ pub struct OutRow {
     pub tag: Tag,
     /// When its time to live ends.
     pub expires_at: Millis,
+    /// Until when no relay may carry it, see [`crate::types::PathPolicy::until`].
+    pub direct_until: Millis,
     /// What stands there.
     pub body: RowBody,
 }
@@ -68,6 +70,11 @@ impl OutRow {
             RowBody::Tombstone { id } => id.len() as u64 + 128,
             RowBody::Hole { .. } => 128,
         }
+    }
+
+    /// Whether no relay may carry it yet.
+    fn waits_for_direct(&self, now: Millis) -> bool {
+        matches!(self.body, RowBody::Message(_)) && now < self.direct_until
     }
 
     /// The first position that it stands for.
@@ -108,6 +115,13 @@ pub(super) struct Held {
     pub(super) sent_as_message: bool,
 }
 
+/// A row that waits for a direct link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Direct {
+    pub(super) seq: Seq,
+    pub(super) until: Millis,
+}
+
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) epoch: Epoch,
@@ -132,6 +146,9 @@ pub(super) struct Lane {
     pub(super) late: Vec<(Seq, String)>,
     /// Waits for the store to make a row a tombstone before it goes on.
     pub(super) blocked_at: Option<Seq>,
+    /// The next row waits for a direct link, until then at most. It and those
+    /// behind it are not in memory, which is for lanes that move.
+    pub(super) waits: Option<Direct>,
     /// Rows that may be on the link unacknowledged: one when a refused lane
     /// is tried again, and twice as many with every acknowledgement.
     credit: usize,
@@ -167,6 +184,7 @@ impl Lane {
             loading: false,
             late: Vec::new(),
             blocked_at: None,
+            waits: None,
             credit: usize::MAX,
             backoff: 0,
             refused_at: 0,
@@ -201,6 +219,7 @@ impl Lane {
         self.rows.clear();
         self.bytes = 0;
         self.blocked_at = None;
+        self.waits = None;
         self.next = self.acked + 1;
     }
 
@@ -271,8 +290,21 @@ impl Lane {
             && self.next <= self.loaded_to()
     }
 
+    /// On a relayed link: if the next row may not go there, forgets it and those
+    /// behind it until it may. Returns whether that is so.
+    pub(super) fn wait_for_direct(&mut self, now: Millis) -> bool {
+        let index = self.index(self.next);
+        let Some(held) = self.rows.get(index).filter(|held| held.row.waits_for_direct(now)) else { return false };
+        self.waits = Some(Direct { seq: held.row.seq, until: held.row.direct_until });
+        let dropped: u64 = self.rows.drain(index..).map(|held| held.row.cost()).sum();
+        self.bytes = self.bytes.saturating_sub(dropped);
+        true
+    }
+
     /// Marks a row as not to be sent any more.
     pub(super) fn bury(&mut self, seq: Seq, id: &str) {
+        // It is told to do without it, for which any link will do.
+        self.waits.take_if(|waits| waits.seq == seq);
         if self.blocked_at == Some(seq) {
             self.blocked_at = None;
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{FEATURES, Receiver, ReceiverEffect, ReceiverInput, Sender, SenderEffect, SenderInput, VERSION};
 use crate::{
-    types::Presence,
+    types::{Presence, Route},
     wire::{Back, FEATURE_PRESENCE, Forward, Hello, Refusal, Welcome},
 };
 
@@ -30,7 +30,7 @@ fn told(sender: &mut Sender) -> Vec<String> {
 fn presence_is_told_after_welcome_and_on_change_but_not_too_often() {
     let mut sender = Sender::new();
     sender.handle(0, SenderInput::Presence(presence("a")));
-    sender.handle(0, SenderInput::LinkUp(1));
+    sender.handle(0, SenderInput::LinkUp(1, Route::Direct));
     assert!(told(&mut sender).is_empty());
     sender.handle(10, welcome(FEATURES));
     assert_eq!(told(&mut sender), ["a"]);
@@ -49,7 +49,7 @@ fn presence_is_told_after_welcome_and_on_change_but_not_too_often() {
     // Each link begins from nothing, and links that come and go are no way
     // around the pace.
     sender.handle(1010, SenderInput::LinkDown(1));
-    sender.handle(1020, SenderInput::LinkUp(2));
+    sender.handle(1020, SenderInput::LinkUp(2, Route::Direct));
     let again = Back::Welcome(Welcome { version: VERSION, features: FEATURES, max_message_bytes: 1024 });
     sender.handle(1030, SenderInput::Frame(2, again));
     assert!(told(&mut sender).is_empty());
@@ -61,7 +61,7 @@ fn presence_is_told_after_welcome_and_on_change_but_not_too_often() {
 fn presence_is_told_only_to_those_who_take_it() {
     let mut sender = Sender::new();
     sender.handle(0, SenderInput::Presence(presence("a")));
-    sender.handle(0, SenderInput::LinkUp(1));
+    sender.handle(0, SenderInput::LinkUp(1, Route::Direct));
     sender.handle(0, welcome(!FEATURE_PRESENCE));
     sender.handle(1000, SenderInput::Presence(presence("b")));
     assert!(told(&mut sender).is_empty());
@@ -69,7 +69,7 @@ fn presence_is_told_only_to_those_who_take_it() {
 
     let mut refused = Sender::new();
     refused.handle(0, SenderInput::Presence(presence("a")));
-    refused.handle(0, SenderInput::LinkUp(1));
+    refused.handle(0, SenderInput::LinkUp(1, Route::Direct));
     refused.handle(0, SenderInput::Frame(1, Back::Refused(Refusal::Untrusted)));
     refused.handle(1000, SenderInput::Presence(presence("b")));
     assert!(told(&mut refused).is_empty());

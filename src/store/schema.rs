@@ -8,7 +8,7 @@ use super::StoreError;
 const APPLICATION_ID: i32 = 0x7032_706e;
 
 /// Each step turns a file of version `n` into one of version `n + 1`.
-const MIGRATIONS: &[&str] = &[V1];
+const MIGRATIONS: &[&str] = &[V1, V2];
 
 /// Positions of a lane or of an inbox share a key with its number: the lower
 /// bits hold the position, so that each is one run of one table.
@@ -156,6 +156,11 @@ CREATE TABLE invite (
     expires_at INTEGER NOT NULL,
     peer BLOB
 ) STRICT, WITHOUT ROWID;
+";
+
+/// Until when no relay may carry a message, in store time.
+const V2: &str = "
+ALTER TABLE outbox ADD COLUMN direct_until INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// Refuses a file that is newer or not ours; returns its version. Only reads.

@@ -41,6 +41,7 @@ impl Task {
         Some(PathView {
             peer,
             connections,
+            rtt: entry.rtt,
             addresses: entry.known.views(now),
             punches,
             peer_nat,

@@ -22,6 +22,8 @@ pub(crate) struct Counts {
     pub(crate) lost_by_restore: u64,
     /// Holes that the peer was told of.
     pub(crate) holes: u64,
+    /// Times that lanes began to wait for a direct link.
+    pub(crate) held: u64,
 }
 
 impl AddAssign for Counts {
@@ -39,6 +41,7 @@ impl AddAssign for Counts {
         self.refused_full += other.refused_full;
         self.lost_by_restore += other.lost_by_restore;
         self.holes += other.holes;
+        self.held += other.held;
     }
 }
 

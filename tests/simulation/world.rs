@@ -9,7 +9,7 @@ use p2p_node::{
     delivery::effects::{run_receiver, run_sender},
     protocol::{InboundKind, Receiver, ReceiverEffect, ReceiverInput, Sender, SenderEffect, SenderInput},
     store::{Acknowledged, Arrival, Buried, Db, Enqueued, Final, NewMessage, Progress, Queued, StoreOptions},
-    types::{Content, Route},
+    types::{Content, PathPolicy, Route},
     wire::{Back, Forward, Skip},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -71,6 +71,7 @@ struct Node {
 /// A link for the messages of one node; frames on their way.
 struct Link {
     number: u64,
+    route: Route,
     forward: VecDeque<Forward>,
     back: VecDeque<Back>,
     up_at_sender: bool,
@@ -87,6 +88,8 @@ pub(crate) struct World {
     next_link: u64,
     next_order: u64,
     directions: [Direction; 2],
+    /// Until when no relay may carry a message, by its id.
+    direct_until: BTreeMap<String, u64>,
     counts: Counts,
     quiet: bool,
 }
@@ -119,6 +122,7 @@ impl World {
             next_link: 0,
             next_order: 0,
             directions: [Direction::default(), Direction::default()],
+            direct_until: BTreeMap::new(),
             counts: Counts::default(),
             quiet: false,
         }
@@ -296,10 +300,16 @@ impl World {
             channel: CHANNELS[channel].into(),
             content,
             ttl_ms: ttl,
+            path: match order % 8 {
+                0 => PathPolicy::DirectOnly,
+                1 => PathPolicy::PreferDirect(2_000),
+                _ => PathPolicy::Any,
+            },
             digest: Vec::new(),
         };
         match self.nodes[node].db.enqueue(message, self.now, 0).unwrap() {
             Enqueued::New(queued) => {
+                self.direct_until.insert(id.clone(), queued.row.direct_until);
                 self.directions[node].order.insert(id, order);
                 let channel = CHANNELS[channel].into();
                 Some(Answer::Sender(SenderInput::Appended { channel, epoch: queued.epoch, row: queued.row }))
@@ -361,7 +371,13 @@ impl World {
                 SenderEffect::Send(number, frame) => {
                     let hole = |skip: &Skip| skip.from > 1 && !skip.lost && skip.id.is_none();
                     self.counts.holes += u64::from(matches!(&frame, Forward::Skip(skip) if hole(skip)));
+                    let until = match &frame {
+                        Forward::Data(data) => self.direct_until.get(&data.content.id).copied().unwrap_or_default(),
+                        _ => 0,
+                    };
+                    let now = self.now;
                     if let Some(link) = self.link(node, number).filter(|link| link.up_at_sender) {
+                        assert!(link.route != Route::Relayed || until <= now, "sent through a relay: {frame:?}");
                         link.forward.push_back(frame);
                     }
                 }
@@ -370,6 +386,8 @@ impl World {
                 effect => self.nodes[node].ops.push_back(Op::Sender(effect)),
             }
         }
+        let held = self.nodes[node].sender.take_held();
+        self.counts.held += u64::from(held.is_some_and(|held| !held.is_empty()));
         while let Some(effect) = self.nodes[node].receiver.poll() {
             match effect {
                 ReceiverEffect::Send(number, frame) => {
@@ -436,8 +454,10 @@ impl World {
         self.next_link += 1;
         self.counts.links += 1;
         let number = self.next_link;
+        let route = if self.rng.random_bool(0.3) { Route::Relayed } else { Route::Direct };
         self.links[from].push(Link {
             number,
+            route,
             forward: VecDeque::new(),
             back: VecDeque::new(),
             up_at_sender: true,
@@ -446,7 +466,7 @@ impl World {
         let first = self.rng.random_bool(0.5);
         for side in [first, !first] {
             if side {
-                self.nodes[from].sender.handle(self.now, SenderInput::LinkUp(number));
+                self.nodes[from].sender.handle(self.now, SenderInput::LinkUp(number, route));
                 self.drain(from);
             } else {
                 self.nodes[1 - from].receiver.handle(ReceiverInput::LinkUp(number));
@@ -593,7 +613,11 @@ impl World {
                 for channel in 0..CHANNELS.len() {
                     self.nodes[node].ops.push_back(Op::Consume { channel });
                 }
-                if self.links[node].last().is_none_or(|link| !link.up_at_sender || !link.up_at_receiver) {
+                // A relay is left for a direct path sooner or later.
+                let better = step % 64 == 63;
+                if self.links[node].last().is_none_or(|link| {
+                    !link.up_at_sender || !link.up_at_receiver || (better && link.route == Route::Relayed)
+                }) {
                     self.connect(node);
                 }
             }

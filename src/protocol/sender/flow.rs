@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{LaneInfo, Live, PEER_WINDOW_BYTES, Sender, SenderEffect};
 use crate::{
+    protocol::Millis,
     protocol::lane::{LANE_WINDOW_BYTES, LANE_WINDOW_ROWS, Lane, OutRow, Phase, RowBody},
-    types::{Channel, Epoch, Seq},
+    types::{Channel, Epoch, NEVER_RELAYED, Seq},
     wire::{Data, Forward, Full, Outcome, Skip},
 };
 
@@ -33,7 +34,8 @@ impl Sender {
             self.effects.push_back(SenderEffect::Rescan);
             return;
         }
-        if lane.phase == Phase::Flowing && lane.has_room() && !lane.loading && lane.last + 1 == row.seq {
+        let loads = lane.loading || lane.waits.is_some();
+        if lane.phase == Phase::Flowing && lane.has_room() && !loads && lane.last + 1 == row.seq {
             lane.push(row);
             self.pump(&channel);
         } else {
@@ -74,7 +76,9 @@ impl Sender {
             lane.ask_again = true;
         }
         if seq > lane.acked {
+            let waits = lane.waits;
             lane.bury(seq, id);
+            self.held_moved |= lane.waits != waits;
             if lane.early.covers(seq) {
                 // The peer may have it; it will not say so of itself.
                 lane.unresolved = true;
@@ -112,6 +116,7 @@ impl Sender {
         // Wait until half the window is free, so that rows are read in runs.
         let wanted = lane.phase == Phase::Flowing
             && !lane.loading
+            && lane.waits.is_none()
             && lane.loaded_to() < lane.last
             && lane.bytes <= LANE_WINDOW_BYTES / 2
             && lane.held() <= LANE_WINDOW_ROWS / 2;
@@ -133,11 +138,15 @@ impl Sender {
     /// Sends what may be sent of a lane.
     pub(super) fn pump(&mut self, channel: &Channel) {
         let Some(link) = &self.link else { return };
-        let (link_number, max_bytes) = (link.number, link.max_message_bytes);
+        let (link_number, max_bytes, relayed) = (link.number, link.max_message_bytes, link.relayed);
         let Some(lane) = self.lanes.get_mut(channel) else { return };
         while lane.may_send() {
             let (number, epoch, seq) = (lane.number, lane.epoch, lane.next);
             let now = self.now;
+            if relayed && lane.wait_for_direct(now) {
+                self.held_moved = true;
+                break;
+            }
             let Some(held) = lane.get_mut(seq) else { break };
             let (tag, ttl_left_ms) = (held.row.tag, held.row.expires_at.saturating_sub(now).max(1));
             let frame = match &held.row.body {
@@ -165,6 +174,29 @@ impl Sender {
             self.effects.push_back(SenderEffect::Send(link_number, frame));
         }
         self.load_if_wanted(channel);
+    }
+
+    /// When a row that waits for a direct link may go over any.
+    pub(super) fn next_direct(&self) -> Option<Millis> {
+        self.lanes
+            .values()
+            .filter_map(|lane| lane.waits)
+            .map(|waits| waits.until)
+            .filter(|until| *until < NEVER_RELAYED)
+            .min()
+    }
+
+    /// Rows that waited long enough for a direct link go over any.
+    pub(super) fn stop_waiting(&mut self, now: Millis) {
+        let due = |lane: &Lane| lane.waits.is_some_and(|waits| waits.until <= now);
+        let due: Vec<Channel> = self.lanes.iter().filter(|(_, lane)| due(lane)).map(|(c, _)| c.clone()).collect();
+        for channel in due {
+            if let Some(lane) = self.lanes.get_mut(&channel) {
+                lane.waits = None;
+                self.held_moved = true;
+            }
+            self.load_if_wanted(&channel);
+        }
     }
 
     pub(super) fn by_number<'a>(
@@ -264,7 +296,7 @@ mod tests {
     use super::*;
     use crate::{
         protocol::{Prepared, SenderInput},
-        types::Content,
+        types::{Content, Route},
         wire::{Back, LaneState, Welcome},
     };
 
@@ -291,7 +323,7 @@ mod tests {
     }
 
     fn row(seq: Seq, body: RowBody) -> OutRow {
-        OutRow { seq, tag: seq, expires_at: 1000, body }
+        OutRow { seq, tag: seq, expires_at: 1000, direct_until: 0, body }
     }
 
     #[test]
@@ -300,7 +332,7 @@ mod tests {
         let full = |lane| frame(Back::Full(Full { lane, next: 1, limit: crate::wire::Limit::Lanes }));
         let body = RowBody::Message(Content::default());
         let first = vec![
-            SenderInput::LinkUp(1),
+            SenderInput::LinkUp(1, Route::Direct),
             frame(Back::Welcome(Welcome { version: 1, features: 0, max_message_bytes: 1000 })),
             SenderInput::Appended { channel: "".into(), epoch: 7, row: row(1, body) },
             full(1),
@@ -328,7 +360,7 @@ mod tests {
         let sent = handle(
             &mut sender,
             vec![
-                SenderInput::LinkUp(1),
+                SenderInput::LinkUp(1, Route::Direct),
                 frame(Back::Welcome(Welcome { version: 1, features: 0, max_message_bytes: 1000 })),
                 SenderInput::Appended { channel: channel.clone(), epoch, row: row(2, message("two")) },
                 opened(1, 0),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::{LinkNumber, Millis, lane::OutRow};
 use crate::{
-    types::{Channel, Content, Epoch, Presence, Seq, Tag},
+    types::{Channel, Content, Epoch, Presence, Route, Seq, Tag},
     wire::{Back, EphemeralOutcome, Forward, Refusal},
 };
 
@@ -48,8 +48,8 @@ pub struct Prepared {
 /// What happens to a sender.
 #[derive(Debug)]
 pub enum SenderInput {
-    /// A link is open; it replaces the one before.
-    LinkUp(LinkNumber),
+    /// A link is open, and how it runs; it replaces the one before.
+    LinkUp(LinkNumber, Route),
     /// A link is gone.
     LinkDown(LinkNumber),
     /// A frame came.
@@ -110,6 +110,8 @@ pub enum SenderInput {
         channel: Channel,
         /// The message.
         content: Content,
+        /// Until when no relay may carry it, see [`crate::types::PathPolicy::until`].
+        direct_until: Millis,
         /// How long it may wait for a link.
         deadline: Millis,
     },
@@ -216,6 +218,8 @@ pub enum EphemeralEnd {
     Answered(EphemeralOutcome),
     /// No link came up in time.
     Unreachable,
+    /// Only a relayed link was up, and it waited for a direct one.
+    OnlyRelayed,
     /// The peer does not trust this node.
     Untrusted,
     /// The link broke before the answer.

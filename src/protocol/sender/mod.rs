@@ -28,7 +28,7 @@ use super::{
     lane::{Lane, Phase},
 };
 use crate::{
-    types::{Channel, Presence},
+    types::{Channel, Presence, Route},
     wire::{Back, Ephemeral, FEATURE_PRESENCE, Forward, Hello, Limit, Refusal, Welcome},
 };
 
@@ -43,6 +43,7 @@ const PRESENCE_INTERVAL: Millis = 250;
 #[derive(Debug)]
 struct Live {
     number: LinkNumber,
+    relayed: bool,
     state: PeerState,
     max_message_bytes: u64,
     /// The peer takes what this node tells of itself.
@@ -68,6 +69,8 @@ pub struct Sender {
     presence: Option<Arc<Presence>>,
     /// When it may be told again.
     presence_at: Millis,
+    /// Lanes began or ceased to wait for a direct link.
+    held_moved: bool,
     effects: VecDeque<SenderEffect>,
 }
 
@@ -82,7 +85,7 @@ impl Sender {
     pub fn handle(&mut self, now: Millis, input: SenderInput) {
         self.now = self.now.max(now);
         match input {
-            SenderInput::LinkUp(link) => self.link_up(link),
+            SenderInput::LinkUp(link, route) => self.link_up(link, route),
             SenderInput::LinkDown(link) => self.link_down(link),
             SenderInput::Frame(link, frame) => self.frame(link, frame),
             SenderInput::Lanes(lanes) => lanes.into_iter().for_each(|info| self.lane_known(info)),
@@ -93,8 +96,8 @@ impl Sender {
             SenderInput::StoreFailed => self.store_failed(),
             SenderInput::Buried { channel, epoch, seq, id } => self.buried(&channel, epoch, seq, &id),
             SenderInput::Recheck => self.recheck(),
-            SenderInput::Ephemeral { key, channel, content, deadline } => {
-                self.ephemeral(Waiting { key, channel, content, deadline });
+            SenderInput::Ephemeral { key, channel, content, direct_until, deadline } => {
+                self.ephemeral(Waiting { key, channel, content, direct_until, deadline });
             }
             SenderInput::Presence(presence) => self.presence(presence),
             SenderInput::Tick => self.tick(),
@@ -114,7 +117,12 @@ impl Sender {
             _ => None,
         });
         let presence = self.untold_presence().map(|_| self.presence_at);
-        retries.chain(self.ephemerals.next_deadline()).chain(presence).min()
+        let (direct, ephemerals) = match &self.link {
+            Some(link) if link.relayed => (self.next_direct(), self.ephemerals.next_direct(self.now)),
+            _ => (None, None),
+        };
+        let deadline = self.ephemerals.next_deadline();
+        retries.chain(deadline).chain(presence).chain(direct).chain(ephemerals).min()
     }
 
     /// How things stand with the peer.
@@ -129,6 +137,16 @@ impl Sender {
             Phase::Full { limit, .. } | Phase::Barred { limit, .. } => Some((channel, limit)),
             _ => None,
         })
+    }
+
+    /// The channels whose lanes wait for a direct link, if that changed since
+    /// this was asked last.
+    pub fn take_held(&mut self) -> Option<Vec<Channel>> {
+        if !std::mem::take(&mut self.held_moved) {
+            return None;
+        }
+        let held = self.lanes.iter().filter(|(_, lane)| lane.waits.is_some());
+        Some(held.map(|(channel, _)| channel.clone()).collect())
     }
 
     /// Whether nothing waits, for a peer that nobody needs to dial.
@@ -159,13 +177,14 @@ impl Sender {
 
     // Links
 
-    fn link_up(&mut self, number: LinkNumber) {
+    fn link_up(&mut self, number: LinkNumber, route: Route) {
         if let Some(old) = self.link.take() {
             self.effects.push_back(SenderEffect::Close(old.number, "replaced by a younger link"));
             self.forget_link();
         }
         self.link = Some(Live {
             number,
+            relayed: route == Route::Relayed,
             state: PeerState::Greeting,
             max_message_bytes: 0,
             takes_presence: false,
@@ -187,10 +206,15 @@ impl Sender {
 
     fn forget_link(&mut self) {
         self.effects.push_back(SenderEffect::Hide);
-        self.lanes.values_mut().for_each(Lane::close);
+        self.close_lanes();
         for key in self.ephemerals.link_lost() {
             self.effects.push_back(SenderEffect::EphemeralDone(key, EphemeralEnd::LinkLost));
         }
+    }
+
+    fn close_lanes(&mut self) {
+        self.held_moved |= self.lanes.values().any(|lane| lane.waits.is_some());
+        self.lanes.values_mut().for_each(Lane::close);
     }
 
     /// The peer broke the protocol.
@@ -253,7 +277,7 @@ impl Sender {
         link.state = PeerState::Refused(refusal);
         link.numbers.clear();
         self.effects.push_back(SenderEffect::Hide);
-        self.lanes.values_mut().for_each(Lane::close);
+        self.close_lanes();
         for key in self.ephemerals.link_lost() {
             self.effects.push_back(SenderEffect::EphemeralDone(key, EphemeralEnd::Untrusted));
         }
@@ -280,13 +304,17 @@ impl Sender {
                 self.pump(&channel);
             }
         }
+        self.stop_waiting(now);
         for key in self.ephemerals.expire(now) {
             let end = match self.state() {
                 PeerState::Refused(_) => EphemeralEnd::Untrusted,
+                // On a link that carries all, none would have waited.
+                PeerState::Up => EphemeralEnd::OnlyRelayed,
                 _ => EphemeralEnd::Unreachable,
             };
             self.effects.push_back(SenderEffect::EphemeralDone(key, end));
         }
+        self.pump_ephemerals();
     }
 
     // Presence
@@ -328,9 +356,9 @@ impl Sender {
     }
 
     fn pump_ephemerals(&mut self) {
-        let max = self.link.as_ref().map_or(0, |link| link.max_message_bytes);
+        let Some(Live { max_message_bytes: max, relayed, .. }) = self.link else { return };
         while self.is_up()
-            && let Some((number, message)) = self.ephemerals.pop()
+            && let Some((number, message)) = self.ephemerals.pop(relayed.then_some(self.now))
         {
             if message.content.payload.len() as u64 > max {
                 self.ephemerals.finish(number);

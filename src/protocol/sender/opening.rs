@@ -41,6 +41,7 @@ impl Sender {
     pub(super) fn reopen(&mut self, channel: &Channel) {
         if let (Some(lane), Some(link)) = (self.lanes.get_mut(channel), self.link.as_mut()) {
             link.numbers.remove(&lane.number);
+            self.held_moved |= lane.waits.is_some();
             lane.close();
             self.open(channel);
         }

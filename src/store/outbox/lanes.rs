@@ -153,7 +153,7 @@ impl Db {
     fn end_hole(&self, lane: &LaneRow, last: Seq, tag: Tag) -> Result<(), StoreError> {
         let row = key(lane.id, last);
         self.connection
-            .prepare_cached("INSERT INTO outbox VALUES (?1, ?2, ?3, 0, 0, '', '', '', 0, x'', x'', ?4)")?
+            .prepare_cached("INSERT INTO outbox VALUES (?1, ?2, ?3, 0, 0, '', '', '', 0, x'', x'', ?4, 0)")?
             .execute(params![row, tag.cast_signed(), HOLE, checksum(row, &Content::default(), &[])])?;
         Ok(())
     }
@@ -169,7 +169,7 @@ impl Db {
 
     fn read_rows(&self, lane: &LaneRow, from: Seq, max_bytes: u64, max_rows: usize) -> Result<Found, StoreError> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT row, tag, buried, expires_at, cost, id, kind, reply_to, timestamp, metadata, payload, checksum \
+            "SELECT row, tag, buried, expires_at, cost, id, kind, reply_to, timestamp, metadata, payload, checksum, direct_until \
              FROM outbox WHERE row BETWEEN ?1 AND ?2 ORDER BY row",
         )?;
         let mut next = from.max(lane.acked + 1);
@@ -184,7 +184,13 @@ impl Db {
                 let end = (seq - 1).min(next + MAX_HOLE - missing - 1);
                 missing += end + 1 - next;
                 found.holes.push(found.rows.len());
-                found.rows.push(OutRow { seq: end, tag: 0, expires_at: 0, body: RowBody::Hole { from: next } });
+                found.rows.push(OutRow {
+                    seq: end,
+                    tag: 0,
+                    expires_at: 0,
+                    direct_until: 0,
+                    body: RowBody::Hole { from: next },
+                });
                 next = end + 1;
                 if next < seq || missing >= MAX_HOLE {
                     break;
@@ -204,8 +210,9 @@ impl Db {
                 _ => RowBody::Tombstone { id },
             };
             bytes += row.get::<_, i64>(4)?.cast_unsigned();
-            let (tag, expires_at) = (row.get::<_, i64>(1)?.cast_unsigned(), row.get::<_, i64>(3)?.cast_unsigned());
-            found.rows.push(OutRow { seq, tag, expires_at, body });
+            let number = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
+            let (tag, expires_at, direct_until) = (number(1)?, number(3)?, number(12)?);
+            found.rows.push(OutRow { seq, tag, expires_at, direct_until, body });
             next = seq + 1;
         }
         Ok(found)

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     protocol::{LaneInfo, MAX_OPEN_LANES, Millis, OutRow, Prepared, RowBody},
-    types::{Channel, Content, Epoch, Seq, Tag},
+    types::{Channel, Content, Epoch, PathPolicy, Seq, Tag},
     wire::{MAX_EPOCHS, MAX_GAPS},
 };
 
@@ -92,6 +92,8 @@ pub struct NewMessage {
     pub content: Content,
     /// Time to live in milliseconds.
     pub ttl_ms: Millis,
+    /// Over which routes it may go.
+    pub path: PathPolicy,
     /// Digest of the content as the app gave it; empty when the daemon made
     /// the id, so that it cannot come twice.
     pub digest: Vec<u8>,
@@ -288,7 +290,7 @@ impl Db {
     /// # Errors
     /// When SQLite refuses.
     pub fn enqueue(&mut self, message: NewMessage, now: Millis, wall: i64) -> Result<Enqueued, StoreError> {
-        let NewMessage { peer, channel, content, ttl_ms, digest } = message;
+        let NewMessage { peer, channel, content, ttl_ms, path, digest } = message;
         let lane = self.lane(&peer, &channel)?;
         if let Some(lane) = lane
             && !digest.is_empty()
@@ -306,10 +308,11 @@ impl Db {
         };
         let (seq, tag) = (lane.last + 1, self.random());
         let row = key(lane.id, seq);
-        let expires_at = now.saturating_add(ttl_ms);
+        let (expires_at, direct_until) = (now.saturating_add(ttl_ms), path.until(now));
         let metadata = encode_metadata(&content.metadata);
-        self.connection.prepare_cached("INSERT INTO outbox VALUES (?1,?2,0,?3,?4,?5,?6,?7,?8,?9,?10,?11)")?.execute(
-            params![
+        self.connection
+            .prepare_cached("INSERT INTO outbox VALUES (?1,?2,0,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12)")?
+            .execute(params![
                 row,
                 tag.cast_signed(),
                 expires_at.cast_signed(),
@@ -321,8 +324,8 @@ impl Db {
                 metadata,
                 &content.payload[..],
                 checksum(row, &content, &metadata),
-            ],
-        )?;
+                direct_until.cast_signed(),
+            ])?;
         self.connection.prepare_cached("INSERT INTO sent VALUES (?1,?2,?3,0,0,?4,?5,?6)")?.execute(params![
             row,
             content.id,
@@ -341,7 +344,7 @@ impl Db {
         if seq.is_multiple_of(TRIM_EVERY) {
             self.trim_sent(lane.id, seq, lane.acked)?;
         }
-        let row = OutRow { seq, tag, expires_at, body: RowBody::Message(content) };
+        let row = OutRow { seq, tag, expires_at, direct_until, body: RowBody::Message(content) };
         Ok(Enqueued::New(Queued { epoch: lane.epoch, row }))
     }
 

@@ -8,7 +8,7 @@ use libp2p::PeerId;
 use super::*;
 use crate::{
     protocol::{Inbound, InboundKind, OutRow, RowBody},
-    types::{Content, Route},
+    types::{Content, PathPolicy, Route},
     wire::Limit,
 };
 
@@ -21,7 +21,8 @@ fn content(id: &str, bytes: usize) -> Content {
 }
 
 fn message(peer: PeerId, id: &str, bytes: usize, ttl_ms: u64) -> NewMessage {
-    NewMessage { peer, channel: "c".into(), content: content(id, bytes), ttl_ms, digest: bytes.to_le_bytes().to_vec() }
+    let (path, digest) = (PathPolicy::Any, bytes.to_le_bytes().to_vec());
+    NewMessage { peer, channel: "c".into(), content: content(id, bytes), ttl_ms, path, digest }
 }
 
 fn new(enqueued: Enqueued) -> Queued {

@@ -124,7 +124,9 @@ impl World {
         let content = Content { id: ID.to_owned(), payload: vec![content].into(), ..Content::default() };
         let digest = content.payload.to_vec();
         let channel: p2p_node::types::Channel = CHANNELS[0].into();
-        let message = NewMessage { peer: self.nodes[1].peer, channel: channel.clone(), content, ttl_ms: TTL, digest };
+        let path = PathPolicy::Any;
+        let message =
+            NewMessage { peer: self.nodes[1].peer, channel: channel.clone(), content, ttl_ms: TTL, path, digest };
         let node = &mut self.nodes[0];
         match node.db.enqueue(message.clone(), self.now, 0).unwrap() {
             Enqueued::New(Queued { epoch, row }) => {

@@ -1,0 +1,71 @@
+//! A NAT in words.
+
+use super::{
+    Own,
+    address::{Scope, ip, scope},
+};
+use crate::node::{NatClass, NatView};
+
+/// A NAT in a line.
+pub(in crate::api) fn summary(nat: &NatView) -> String {
+    let seen = nat.public_ip.map_or_else(String::new, |ip| format!(", seen as {ip}"));
+    let udp = if nat.udp_blocked { "; UDP does not get out, TCP does" } else { "" };
+    let kind = match nat.class {
+        NatClass::Unknown if nat.udp_blocked => {
+            return format!("not known: UDP, by which it is measured, does not get out{seen}");
+        }
+        NatClass::Unknown => match nat.observers {
+            0 => "not known: no server has told yet what it sees".to_owned(),
+            _ => "not known yet: one server has told what it sees, two are needed".to_owned(),
+        },
+        NatClass::None => "none: others see an address of this host itself".to_owned(),
+        NatClass::EndpointIndependent => format!("a NAT that can be passed{}", port(nat)),
+        NatClass::EndpointDependent => format!("a symmetric NAT: another port for each destination{}", step(nat)),
+    };
+    format!("{kind}{seen}{udp}")
+}
+
+fn port(nat: &NatView) -> &'static str {
+    match nat.port_kept {
+        Some(true) => ", it keeps the port",
+        Some(false) => ", it changes the port",
+        None => "",
+    }
+}
+
+fn step(nat: &NatView) -> String {
+    match nat.port_step {
+        Some(step) => format!(", {step} apart"),
+        None => ", without a pattern".to_owned(),
+    }
+}
+
+/// What stands before the router of this node, if something does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beyond {
+    /// Nothing that is known.
+    Nothing,
+    /// A NAT of the provider, which nobody can set.
+    Carrier,
+    /// Another router.
+    Router,
+}
+
+/// Whether the router is itself behind a NAT: what it gets from its own router
+/// is no public address, or not the one that others see.
+pub(super) fn beyond(own: &Own<'_>) -> Beyond {
+    let nat = &own.reach.nat_v4;
+    let granted = own.reach.mappings.iter().flat_map(|mappings| &mappings.ports);
+    let mut outer = granted.filter_map(|port| port.mapped).map(|mapped| mapped.external.ip()).filter(|ip| ip.is_ipv4());
+    let first = outer.next();
+    let in_carrier = own.listen.iter().filter_map(ip).any(|ip| scope(ip) == Scope::Carrier);
+    match first.map(scope) {
+        _ if in_carrier || nat.public_ip.map(scope) == Some(Scope::Carrier) => Beyond::Carrier,
+        Some(Scope::Carrier) => Beyond::Carrier,
+        Some(Scope::Private) => Beyond::Router,
+        Some(Scope::Public) if nat.public_ip.is_some_and(|seen| seen.is_ipv4() && Some(seen) != first) => {
+            Beyond::Router
+        }
+        _ => Beyond::Nothing,
+    }
+}
