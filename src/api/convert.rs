@@ -305,6 +305,8 @@ pub(super) fn sent_message(record: SentRecord, waiting: Outcome, now: u64) -> pr
     };
     let (state, pending, outcome) = match record.progress {
         Progress::Queued => (MessageState::Queued, MessageState::Unspecified, waiting),
+        // The store notes only that the lane is on a link.
+        Progress::Sent if waiting == Outcome::OnlyRelayed => (MessageState::Queued, MessageState::Unspecified, waiting),
         Progress::Sent => (MessageState::Sent, MessageState::Unspecified, waiting),
         Progress::Pending(done) => (MessageState::Sent, end(done), waiting),
         Progress::Done(Final::TooLarge) => (MessageState::Rejected, MessageState::Unspecified, Outcome::TooLarge),

@@ -166,7 +166,7 @@ impl Api {
     }
 
     fn shown(&self, record: SentRecord) -> proto::SentMessage {
-        let waiting = self.delivery.why_waiting(&record.peer, Some(&record.channel));
+        let waiting = self.delivery.why_waiting(&record.peer, Some((&record.channel, record.seq)));
         sent_message(record, waiting, self.delivery.now())
     }
 }

@@ -4,13 +4,16 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, builder::OsStringValueParser};
 
-use super::{join, listen::ListenArgs, peers, queue::QueueCommand, reach, run::RunArgs, send::SendArgs, shell};
+use super::{
+    explain, join, listen::ListenArgs, netcheck, peers, queue::QueueCommand, reach, run::RunArgs, send::SendArgs, shell,
+};
 
 const EXAMPLES: &str = "\
 Examples:
   p2p-node demo                            see it work, without any setup
   p2p-node run                             start a node in this terminal
   p2p-node status                          what is my peer id, am I connected?
+  p2p-node netcheck                        can others reach this node?
   p2p-node invite                          let another node join this one...
   p2p-node join MFRGG...                   ...over there
   p2p-node send pi 'hello'                 send it a message
@@ -104,6 +107,13 @@ pub(super) enum ClientCommand {
     Ping(reach::PingArgs),
     /// Connect to a peer now
     Connect(reach::ConnectArgs),
+    /// Look for a peer by its id
+    Find(explain::FindArgs),
+    /// Tell why a peer is reached as it is, and what would change that
+    Explain(explain::ExplainArgs),
+    /// Tell whether others can reach this node, and what stands in the way
+    #[command(after_help = netcheck::HELP)]
+    Netcheck,
     /// Close all connections to a peer
     Disconnect(reach::DisconnectArgs),
     /// Keep the address book: who is known and trusted
@@ -152,6 +162,12 @@ mod tests {
             "p2p-node ping pi --count 3",
             "p2p-node connect /ip4/127.0.0.1/tcp/1/p2p/x",
             "p2p-node disconnect pi",
+            "p2p-node find pi",
+            "p2p-node explain pi",
+            "p2p-node netcheck",
+            "p2p-node send pi hello --path any",
+            "p2p-node send pi hello --path prefer-direct",
+            "p2p-node send pi hello --path direct-only",
             "p2p-node send pi hello --type t --channel c --wait queued --timeout 10s --ttl 7d --id 1 --ephemeral --reply-to 2 --meta a=b --meta c=d=e",
             "p2p-node send pi --file /x --wait stored",
             "p2p-node listen --channel c --consumer n --max 3 --peek",
@@ -186,6 +202,8 @@ mod tests {
             "p2p-node send pi hello --wait consumed",
             "p2p-node send pi hello --meta novalue",
             "p2p-node send pi hello --timeout soon",
+            "p2p-node send pi hello --path relayed",
+            "p2p-node explain",
             "p2p-node listen --max 0",
             "p2p-node ping pi --count 0",
             "p2p-node status extra",

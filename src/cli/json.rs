@@ -31,8 +31,11 @@ printed!(
     ConnectResponse,
     Delivery,
     DisconnectResponse,
+    ExplainPathResponse,
+    FindPeerResponse,
     InviteResponse,
     JoinResponse,
+    NetCheckResponse,
     Peer,
     PeerChange,
     PingResponse,
@@ -156,8 +159,11 @@ mod tests {
         check::<proto::ConnectResponse>();
         check::<proto::Delivery>();
         check::<proto::DisconnectResponse>();
+        check::<proto::ExplainPathResponse>();
+        check::<proto::FindPeerResponse>();
         check::<proto::InviteResponse>();
         check::<proto::JoinResponse>();
+        check::<proto::NetCheckResponse>();
         check::<proto::Peer>();
         check::<proto::PeerChange>();
         check::<proto::PingResponse>();

@@ -8,9 +8,11 @@ mod args;
 mod client;
 mod demo;
 mod errors;
+mod explain;
 mod join;
 mod json;
 mod listen;
+mod netcheck;
 mod output;
 mod payload;
 mod peers;
@@ -91,6 +93,9 @@ async fn dispatch(command: ClientCommand, global: &Global) -> Result<(), Failure
         ClientCommand::Queue(command) => queue::queue(command, global, out).await,
         ClientCommand::Ping(args) => reach::ping(&args, global, out).await,
         ClientCommand::Connect(args) => reach::connect(args, global, out).await,
+        ClientCommand::Find(args) => explain::find(args, global, out).await,
+        ClientCommand::Explain(args) => explain::explain(args, global, out).await,
+        ClientCommand::Netcheck => netcheck::netcheck(global, out).await,
         ClientCommand::Disconnect(args) => reach::disconnect(args, global, out).await,
     }
 }

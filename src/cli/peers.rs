@@ -8,7 +8,7 @@ use super::{
     args::Global,
     client::{ANSWER, Client, answer, connect},
     errors::Failure,
-    output::{Names, Out, Table, ago, clean, count, peer_name, plural, reason, route, rtt, trust},
+    output::{Names, Out, Table, ago, clean, count, name_of, peer_name, plural, reason, route, rtt, trust},
 };
 use crate::proto::{AddPeerRequest, BlockRequest, ListPeersRequest, Peer, RemovePeerRequest, Trust};
 
@@ -182,12 +182,14 @@ fn objects(peers: &[Peer], out: Out) -> Result<(), Failure> {
 }
 
 pub(super) fn peers_text(peers: &[Peer], now: SystemTime) -> String {
+    let named = peers.iter().filter(|peer| !peer.alias.is_empty());
+    let names: Names = named.map(|peer| (peer.peer_id.clone(), peer.alias.clone())).collect();
     let mut table = Table::new(&["NAME", "TRUST", "ROUTE", "RTT", "LAST SEEN", "QUEUED", "SAYS", "PEER ID"]);
     for peer in peers {
         table.row(vec![
             peer_name(peer),
             trust(peer.trust),
-            if peer.online { route(peer.route) } else { "-".to_owned() },
+            if peer.online { way(peer, &names) } else { "-".to_owned() },
             if peer.online { rtt(peer.rtt_ms) } else { "-".to_owned() },
             seen(peer, now),
             queued(peer),
@@ -218,6 +220,12 @@ fn book_text(peers: &[Peer]) -> String {
         }
     }
     table.take()
+}
+
+/// How the peer is reached, and through whom.
+pub(super) fn way(peer: &Peer, names: &Names) -> String {
+    let route = route(peer.route);
+    if peer.relay_id.is_empty() { route } else { format!("{route} by {}", name_of(&peer.relay_id, names)) }
 }
 
 /// What the peer and its apps tell of themselves; its name only where it is
@@ -287,6 +295,14 @@ pi         trusted  LAN    0.41 ms  online     0                    raspberry, c
 …stuvwxyz  known    -      -        -          1,200 NOT_CONNECTED  -                               12D3KooWstuvwxyz
 ";
         assert_eq!(peers_text(&peers, SystemTime::now()), expected);
+    }
+
+    #[test]
+    fn a_relayed_peer_names_its_relay() {
+        let relay_id = "12D3KooWabcdefgh".to_owned();
+        let peer = Peer { route: Route::Relayed.into(), relay_id: relay_id.clone(), ..Default::default() };
+        assert_eq!(way(&peer, &Names::default()), "relayed by …abcdefgh");
+        assert_eq!(way(&peer, &[(relay_id, "vps".to_owned())].into()), "relayed by vps");
     }
 
     #[test]

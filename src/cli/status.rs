@@ -4,6 +4,7 @@ use super::{
     args::Global,
     client::{ANSWER, answer, connect},
     errors::Failure,
+    netcheck::{relay_line, serving_line},
     output::{Out, Table, bytes, clean, count, duration, plural},
 };
 use crate::proto::{self, NodeState, StatusRequest, StatusResponse};
@@ -26,6 +27,15 @@ fn text(status: &StatusResponse) -> String {
     row("state", states(&status.states));
     row("version", format!("p2p-node {}, up {}", status.version, duration(status.uptime_ms)));
     list("addresses", &status.listen_addresses, &mut row);
+    if !status.external_addresses.is_empty() {
+        list("told others", &status.external_addresses, &mut row);
+    }
+    if !status.relays.is_empty() {
+        list("relays", &status.relays.iter().map(relay_line).collect::<Vec<_>>(), &mut row);
+    }
+    if let Some(serving) = status.serving.as_ref().filter(|serving| serving.active) {
+        row("serves", serving_line(serving));
+    }
     row(
         "peers",
         format!("{} connected, {} linked", count(status.peers_connected.into()), count(status.peers_linked.into())),

@@ -15,9 +15,10 @@ use crate::{
 };
 
 impl Delivery {
-    /// Why messages to a peer are not getting on.
+    /// Why messages to a peer are not getting on, or one of them, named by its
+    /// channel and its position there.
     #[must_use]
-    pub fn why_waiting(&self, peer: &PeerId, channel: Option<&str>) -> Outcome {
+    pub fn why_waiting(&self, peer: &PeerId, message: Option<(&str, Seq)>) -> Outcome {
         if !self.inner.is_trusted(peer) {
             return Outcome::NotInBook;
         }
@@ -27,13 +28,13 @@ impl Delivery {
             PeerState::Down | PeerState::Greeting => Outcome::NotConnected,
             PeerState::Refused(_) => Outcome::Untrusted,
             PeerState::Up => {
-                let refused = match channel {
-                    Some(channel) => outbox.progress.refused(channel),
+                let refused = match message {
+                    Some((channel, _)) => outbox.progress.refused(channel),
                     None => outbox.progress.any_refused(),
                 };
                 match refused {
                     Some(limit) => Outcome::RemoteFull(limit),
-                    None if outbox.progress.is_held(channel) => Outcome::OnlyRelayed,
+                    None if outbox.progress.is_held(message) => Outcome::OnlyRelayed,
                     None => Outcome::Fine,
                 }
             }

@@ -1,7 +1,7 @@
 //! How far each lane to a peer has come, for those who wait for a receipt.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -43,8 +43,8 @@ pub(super) struct PeerProgress {
     lanes: Mutex<HashMap<Channel, LaneProgress>>,
     state: Mutex<PeerState>,
     refused: Mutex<HashMap<Channel, Limit>>,
-    /// Channels that wait for a direct path.
-    held: Mutex<HashSet<Channel>>,
+    /// Channels that wait for a direct path, from a position on.
+    held: Mutex<HashMap<Channel, Seq>>,
     version: watch::Sender<u64>,
 }
 
@@ -99,13 +99,14 @@ impl PeerProgress {
         *lock(&self.refused) = refused;
     }
 
-    /// Whether a channel, or any, waits for a direct path.
-    pub(super) fn is_held(&self, channel: Option<&str>) -> bool {
+    /// Whether a message, or any, waits for a direct path.
+    pub(super) fn is_held(&self, message: Option<(&str, Seq)>) -> bool {
         let held = lock(&self.held);
-        channel.map_or(!held.is_empty(), |channel| held.contains(channel))
+        let waits = |(channel, seq)| held.get(channel).is_some_and(|from| *from <= seq);
+        message.map_or(!held.is_empty(), waits)
     }
 
-    pub(super) fn set_held(&self, held: Vec<Channel>) {
+    pub(super) fn set_held(&self, held: Vec<(Channel, Seq)>) {
         *lock(&self.held) = held.into_iter().collect();
         self.bump();
     }

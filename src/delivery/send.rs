@@ -375,7 +375,11 @@ impl Delivery {
             Told::Nothing => pending.sent.clone(),
         };
         if !sent.state.is_final() {
-            sent.outcome = self.why_waiting(&pending.peer, Some(&pending.channel));
+            sent.outcome = self.why_waiting(&pending.peer, Some((&pending.channel, sent.seq)));
+            if sent.outcome == Outcome::OnlyRelayed {
+                // The store notes only that the lane is on a link.
+                sent.state = State::Queued;
+            }
         }
         sent
     }

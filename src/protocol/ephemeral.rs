@@ -112,3 +112,21 @@ impl Ephemerals {
         self.waiting.iter().map(|m| m.deadline).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_wait_for_a_direct_link_hold_their_channel_only() {
+        let mut queue = Ephemerals::default();
+        for (key, channel, direct_until) in [(1, "a", 50), (2, "a", 0), (3, "b", 0), (4, "b", NEVER_RELAYED)] {
+            let (content, channel) = (Content::default(), channel.into());
+            queue.push(Waiting { key, channel, content, direct_until, deadline: 100 }).unwrap();
+        }
+        let mut keys = |now| std::iter::from_fn(|| Some(queue.pop(now)?.1.key)).collect::<Vec<_>>();
+        assert_eq!(keys(Some(10)), [3]);
+        assert_eq!(keys(Some(50)), [1, 2]);
+        assert_eq!(keys(None), [4]);
+    }
+}

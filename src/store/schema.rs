@@ -190,3 +190,37 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use libp2p::PeerId;
+
+    use super::*;
+    use crate::{
+        store::{Db, Enqueued, NewMessage, StoreOptions},
+        types::{Content, NEVER_RELAYED, PathPolicy},
+    };
+
+    #[test]
+    fn a_file_of_version_1_keeps_its_messages() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("store.db");
+        let peer = PeerId::random();
+        let message = |id: &str, path| {
+            let content = Content { id: id.into(), ..Content::default() };
+            NewMessage { peer, channel: "".into(), content, ttl_ms: 1000, path, digest: Vec::new() }
+        };
+        let mut db = Db::open(&file, StoreOptions::default()).unwrap();
+        let Enqueued::New(old) = db.enqueue(message("old", PathPolicy::Any), 0, 0).unwrap() else { panic!("refused") };
+        drop(db);
+        let connection = Connection::open(&file).unwrap();
+        connection.execute_batch("ALTER TABLE outbox DROP COLUMN direct_until; PRAGMA user_version = 1").unwrap();
+        drop(connection);
+        let mut db = Db::open(&file, StoreOptions::default()).unwrap();
+        db.enqueue(message("new", PathPolicy::DirectOnly), 0, 0).unwrap();
+        db.enqueue(message("soon", PathPolicy::PreferDirect(5)), 10, 0).unwrap();
+        let rows = db.load_rows(&peer, "", old.epoch, 1, u64::MAX, 10).unwrap();
+        let until: Vec<u64> = rows.iter().map(|row| row.direct_until).collect();
+        assert_eq!(until, [0, NEVER_RELAYED, 15]);
+    }
+}

@@ -351,6 +351,91 @@ mod tests {
         assert_eq!(waits, [2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]);
     }
 
+    fn up(route: Route) -> Vec<SenderInput> {
+        let welcome = Welcome { version: 1, features: 0, max_message_bytes: 1000 };
+        vec![SenderInput::LinkUp(1, route), frame(Back::Welcome(welcome))]
+    }
+
+    /// Positions sent as messages, and as gaps.
+    fn sent(effects: &[SenderEffect]) -> (Vec<Seq>, Vec<Seq>) {
+        let (mut data, mut gaps) = (Vec::new(), Vec::new());
+        for effect in effects {
+            match effect {
+                SenderEffect::Send(_, Forward::Data(message)) => data.push(message.seq),
+                SenderEffect::Send(_, Forward::Skip(skip)) => gaps.push(skip.from),
+                _ => {}
+            }
+        }
+        (data, gaps)
+    }
+
+    /// Opens the lane of a channel that has these rows.
+    fn open(sender: &mut Sender, channel: &str, lane: u32, rows: Vec<OutRow>) -> Vec<SenderEffect> {
+        let (channel, epoch) = (Channel::from(channel), 7);
+        let (acked, acked_tag, last, tag_at) = (0, 0, rows.len() as u64, None);
+        let (unresolved, more_unresolved, gap_is_message) = (Vec::new(), false, false);
+        let info = Prepared { acked, acked_tag, last, tag_at, gap_is_message, unresolved, more_unresolved };
+        let first = rows[0].clone();
+        let inputs = vec![
+            SenderInput::Appended { channel: channel.clone(), epoch, row: OutRow { seq: last, ..first } },
+            opened(lane, 0),
+            SenderInput::Prepared { channel: channel.clone(), request: lane.into(), info: Some(info) },
+            SenderInput::Loaded { channel, epoch, rows },
+        ];
+        handle(sender, inputs)
+    }
+
+    fn text(seq: Seq, direct_until: Millis) -> OutRow {
+        let content = Content { id: seq.to_string(), ..Content::default() };
+        OutRow { direct_until, ..row(seq, RowBody::Message(content)) }
+    }
+
+    #[test]
+    fn what_waits_for_a_direct_link_holds_its_lane_and_no_other() {
+        let mut sender = Sender::new();
+        handle(&mut sender, up(Route::Relayed));
+        let first = open(&mut sender, "a", 1, vec![text(1, 0), text(2, NEVER_RELAYED), text(3, 0)]);
+        assert_eq!(sent(&first).0, [1]);
+        assert_eq!(sender.take_held(), Some(vec![(Channel::from("a"), 2)]));
+        assert_eq!(sent(&open(&mut sender, "b", 2, vec![text(1, 0), text(2, 0)])).0, [1, 2]);
+        // What is held takes no room in memory, nor does what comes behind it.
+        let behind = SenderInput::Appended { channel: "a".into(), epoch: 7, row: text(4, 0) };
+        assert_eq!(handle(&mut sender, vec![behind]), []);
+        assert_eq!(sender.lanes["a"].held(), 1);
+        assert_eq!((sender.next_tick(), sender.take_held()), (None, None));
+        // Taken back, it is in nobody's way.
+        let buried = SenderInput::Buried { channel: "a".into(), epoch: 7, seq: 2, id: "2".into() };
+        let asked = handle(&mut sender, vec![buried]);
+        assert!(matches!(&asked[..], [SenderEffect::Load { from: 2, .. }]), "{asked:?}");
+        assert_eq!(sender.take_held(), Some(Vec::new()));
+        let rows = vec![row(2, RowBody::Tombstone { id: "2".into() }), text(3, 0), text(4, 0)];
+        let told = handle(&mut sender, vec![SenderInput::Loaded { channel: "a".into(), epoch: 7, rows }]);
+        assert_eq!(sent(&told), (vec![3, 4], vec![2]));
+    }
+
+    #[test]
+    fn a_direct_link_or_time_sends_what_waited_for_one() {
+        let mut sender = Sender::new();
+        handle(&mut sender, up(Route::Relayed));
+        let first = open(&mut sender, "a", 1, vec![text(1, 500), text(2, 0)]);
+        assert!(sent(&first).0.is_empty());
+        assert_eq!((sender.next_tick(), sender.refusals().count()), (Some(500), 0));
+        sender.handle(499, SenderInput::Tick);
+        assert_eq!(sender.poll(), None);
+        sender.handle(500, SenderInput::Tick);
+        assert!(matches!(sender.poll(), Some(SenderEffect::Load { from: 1, .. })));
+        let loaded = SenderInput::Loaded { channel: "a".into(), epoch: 7, rows: vec![text(1, 500), text(2, 0)] };
+        sender.handle(500, loaded);
+        let effects: Vec<SenderEffect> = std::iter::from_fn(|| sender.poll()).collect();
+        assert_eq!(sent(&effects).0, [1, 2]);
+        assert_eq!(sender.next_tick(), None);
+
+        let mut sender = Sender::new();
+        handle(&mut sender, up(Route::Direct));
+        let first = open(&mut sender, "a", 1, vec![text(1, NEVER_RELAYED), text(2, 500)]);
+        assert_eq!(sent(&first).0, [1, 2]);
+    }
+
     #[test]
     fn tombstones_that_were_not_named_are_found() {
         let mut sender = Sender::new();

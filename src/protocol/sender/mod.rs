@@ -28,7 +28,7 @@ use super::{
     lane::{Lane, Phase},
 };
 use crate::{
-    types::{Channel, Presence, Route},
+    types::{Channel, Presence, Route, Seq},
     wire::{Back, Ephemeral, FEATURE_PRESENCE, Forward, Hello, Limit, Refusal, Welcome},
 };
 
@@ -139,14 +139,14 @@ impl Sender {
         })
     }
 
-    /// The channels whose lanes wait for a direct link, if that changed since
-    /// this was asked last.
-    pub fn take_held(&mut self) -> Option<Vec<Channel>> {
+    /// The channels whose lanes wait for a direct link, each with the position
+    /// that does, if that changed since this was asked last.
+    pub fn take_held(&mut self) -> Option<Vec<(Channel, Seq)>> {
         if !std::mem::take(&mut self.held_moved) {
             return None;
         }
-        let held = self.lanes.iter().filter(|(_, lane)| lane.waits.is_some());
-        Some(held.map(|(channel, _)| channel.clone()).collect())
+        let held = self.lanes.iter().filter_map(|(channel, lane)| Some((channel.clone(), lane.waits?.seq)));
+        Some(held.collect())
     }
 
     /// Whether nothing waits, for a peer that nobody needs to dial.
