@@ -163,6 +163,12 @@ func (n *Node) PeerID() string { return n.peerID }
 // Socket is where the daemon is looked for.
 func (n *Node) Socket() string { return n.socket.path() }
 
+// NetCheck tells how this node can be reached from outside, what is wrong, and
+// what cures it.
+func (n *Node) NetCheck(ctx context.Context) (*NetCheck, error) {
+	return call(ctx, n, n.api.NetCheck, &p2pv1.NetCheckRequest{})
+}
+
 // Status asks for the daemon's own condition.
 func (n *Node) Status(ctx context.Context) (*Status, error) {
 	status, err := call(ctx, n, n.api.Status, &p2pv1.StatusRequest{})

@@ -116,6 +116,19 @@ func (n *Node) Ping(ctx context.Context, peer string) (Connection, error) {
 	return Connection{PeerID: r.GetPeerId(), Route: r.GetRoute(), Address: r.GetAddress(), RTT: rtt}, err
 }
 
+// FindPeer looks for a peer by its id alone, and does not connect to it. That
+// nothing was found is no error: Detail of [Found] says what may be the cause.
+// It takes 10 s at most.
+func (n *Node) FindPeer(ctx context.Context, peer string) (*Found, error) {
+	return call(ctx, n, n.api.FindPeer, &p2pv1.FindPeerRequest{Peer: peer})
+}
+
+// ExplainPath tells how a peer is reached and why so: what was tried, what
+// came of it, and what would make it better.
+func (n *Node) ExplainPath(ctx context.Context, peer string) (*PathExplained, error) {
+	return call(ctx, n, n.api.ExplainPath, &p2pv1.ExplainPathRequest{Peer: peer})
+}
+
 // Invitation lets one other node join.
 type Invitation struct {
 	// Ticket is the text to hand over, by any way that nobody else reads.

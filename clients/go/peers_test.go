@@ -33,8 +33,37 @@ func TestTheAddressBook(t *testing.T) {
 	if len(peers) != 1 || peers[0].PeerId != a.PeerID() || !peers[0].Online {
 		t.Fatalf("%v", peers)
 	}
+	path, err := a.ExplainPath(ctx, "bob")
+	must(t, err)
+	if path.Route != p2pnode.RouteLAN || len(path.Advice) != 0 || path.Verdict == "" {
+		t.Fatalf("%v", path)
+	}
+	found, err := a.FindPeer(ctx, "bob")
+	must(t, err)
+	if found.PeerId != b.PeerID() {
+		t.Fatalf("%v", found)
+	}
+	check, err := a.NetCheck(ctx)
+	must(t, err)
+	if check.Verdict == "" {
+		t.Fatalf("%v", check)
+	}
 	must(t, a.Disconnect(ctx, "bob"))
 	must(t, a.RemovePeer(ctx, "bob"))
+}
+
+func TestMessagesForADirectPath(t *testing.T) {
+	a, b := pair(t)
+	ctx := within(t)
+	for _, option := range []p2pnode.SendOption{
+		p2pnode.DirectOnly(), p2pnode.PreferDirect(0), p2pnode.PreferDirect(time.Minute),
+	} {
+		sent, err := a.Send(ctx, b.PeerID(), p2pnode.Message{}, option)
+		must(t, err)
+		if sent.State != p2pnode.StateStored {
+			t.Fatalf("%+v", sent)
+		}
+	}
 }
 
 func TestCancelTakesAMessageBack(t *testing.T) {

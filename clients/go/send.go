@@ -46,6 +46,22 @@ func Ephemeral() SendOption {
 	return func(r *p2pv1.SendRequest) { r.Ephemeral = true }
 }
 
+// DirectOnly keeps the message off relays: it waits for a direct path, and
+// those behind it on the channel with it.
+func DirectOnly() SendOption {
+	return func(r *p2pv1.SendRequest) { r.Path = p2pv1.PathPolicy_PATH_POLICY_DIRECT_ONLY }
+}
+
+// PreferDirect does so for this long (0: 5 s), then the message goes any way.
+func PreferDirect(wait time.Duration) SendOption {
+	return func(r *p2pv1.SendRequest) {
+		r.Path = p2pv1.PathPolicy_PATH_POLICY_PREFER_DIRECT
+		if wait != 0 {
+			r.PreferDirectWaitMs = uint32(min(millis(wait), math.MaxUint32))
+		}
+	}
+}
+
 // millis rounds up to a whole one, since 0 means the default.
 func millis(d time.Duration) uint64 {
 	return uint64(max(d+time.Millisecond-1, time.Millisecond) / time.Millisecond)

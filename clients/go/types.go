@@ -17,6 +17,12 @@ type (
 	Status = p2pv1.StatusResponse
 	// SentMessage is what became of a message that was sent from here.
 	SentMessage = p2pv1.SentMessage
+	// NetCheck is how this node is reached, what is wrong and what cures it.
+	NetCheck = p2pv1.NetCheckResponse
+	// PathExplained is how a peer is reached, and why it is not better.
+	PathExplained = p2pv1.ExplainPathResponse
+	// Found is where a peer was found.
+	Found = p2pv1.FindPeerResponse
 	// Route is how a peer is reached.
 	Route = p2pv1.Route
 	// State is what became of a message, seen from its sender.

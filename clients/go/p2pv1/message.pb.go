@@ -231,21 +231,26 @@ const (
 	// This node does not trust the peer any more: it was taken out of the
 	// address book, or made KNOWN or BLOCKED. The message stays queued.
 	Reason_REASON_NOT_IN_BOOK Reason = 9
+	// The message, or one before it on the channel, waits for a direct path
+	// (SendRequest.path), and the peer is reached through a relay only. It stays
+	// queued; if ephemeral, rejected when its time is up.
+	Reason_REASON_PATH Reason = 10
 )
 
 // Enum value maps for Reason.
 var (
 	Reason_name = map[int32]string{
-		0: "REASON_UNSPECIFIED",
-		1: "REASON_NOT_CONNECTED",
-		2: "REASON_UNTRUSTED",
-		3: "REASON_REMOTE_FULL",
-		4: "REASON_TOO_LARGE",
-		5: "REASON_NO_CONSUMER",
-		6: "REASON_UNREACHABLE",
-		7: "REASON_LINK_LOST",
-		8: "REASON_CONSUMER_BUSY",
-		9: "REASON_NOT_IN_BOOK",
+		0:  "REASON_UNSPECIFIED",
+		1:  "REASON_NOT_CONNECTED",
+		2:  "REASON_UNTRUSTED",
+		3:  "REASON_REMOTE_FULL",
+		4:  "REASON_TOO_LARGE",
+		5:  "REASON_NO_CONSUMER",
+		6:  "REASON_UNREACHABLE",
+		7:  "REASON_LINK_LOST",
+		8:  "REASON_CONSUMER_BUSY",
+		9:  "REASON_NOT_IN_BOOK",
+		10: "REASON_PATH",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":   0,
@@ -258,6 +263,7 @@ var (
 		"REASON_LINK_LOST":     7,
 		"REASON_CONSUMER_BUSY": 8,
 		"REASON_NOT_IN_BOOK":   9,
+		"REASON_PATH":          10,
 	}
 )
 
@@ -341,6 +347,64 @@ func (Wait) EnumDescriptor() ([]byte, []int) {
 	return file_p2p_v1_message_proto_rawDescGZIP(), []int{3}
 }
 
+// Over which paths a message may go.
+type PathPolicy int32
+
+const (
+	// The same as PATH_POLICY_ANY.
+	PathPolicy_PATH_POLICY_UNSPECIFIED PathPolicy = 0
+	// Over the best there is.
+	PathPolicy_PATH_POLICY_ANY PathPolicy = 1
+	// Directly, or on the local network; through a relay only when there has been
+	// no such path for prefer_direct_wait_ms.
+	PathPolicy_PATH_POLICY_PREFER_DIRECT PathPolicy = 2
+	// Never through a relay.
+	PathPolicy_PATH_POLICY_DIRECT_ONLY PathPolicy = 3
+)
+
+// Enum value maps for PathPolicy.
+var (
+	PathPolicy_name = map[int32]string{
+		0: "PATH_POLICY_UNSPECIFIED",
+		1: "PATH_POLICY_ANY",
+		2: "PATH_POLICY_PREFER_DIRECT",
+		3: "PATH_POLICY_DIRECT_ONLY",
+	}
+	PathPolicy_value = map[string]int32{
+		"PATH_POLICY_UNSPECIFIED":   0,
+		"PATH_POLICY_ANY":           1,
+		"PATH_POLICY_PREFER_DIRECT": 2,
+		"PATH_POLICY_DIRECT_ONLY":   3,
+	}
+)
+
+func (x PathPolicy) Enum() *PathPolicy {
+	p := new(PathPolicy)
+	*p = x
+	return p
+}
+
+func (x PathPolicy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PathPolicy) Descriptor() protoreflect.EnumDescriptor {
+	return file_p2p_v1_message_proto_enumTypes[4].Descriptor()
+}
+
+func (PathPolicy) Type() protoreflect.EnumType {
+	return &file_p2p_v1_message_proto_enumTypes[4]
+}
+
+func (x PathPolicy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PathPolicy.Descriptor instead.
+func (PathPolicy) EnumDescriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{4}
+}
+
 type AckMode int32
 
 const (
@@ -380,11 +444,11 @@ func (x AckMode) String() string {
 }
 
 func (AckMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_p2p_v1_message_proto_enumTypes[4].Descriptor()
+	return file_p2p_v1_message_proto_enumTypes[5].Descriptor()
 }
 
 func (AckMode) Type() protoreflect.EnumType {
-	return &file_p2p_v1_message_proto_enumTypes[4]
+	return &file_p2p_v1_message_proto_enumTypes[5]
 }
 
 func (x AckMode) Number() protoreflect.EnumNumber {
@@ -393,7 +457,7 @@ func (x AckMode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AckMode.Descriptor instead.
 func (AckMode) EnumDescriptor() ([]byte, []int) {
-	return file_p2p_v1_message_proto_rawDescGZIP(), []int{4}
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{5}
 }
 
 type Trust int32
@@ -436,11 +500,11 @@ func (x Trust) String() string {
 }
 
 func (Trust) Descriptor() protoreflect.EnumDescriptor {
-	return file_p2p_v1_message_proto_enumTypes[5].Descriptor()
+	return file_p2p_v1_message_proto_enumTypes[6].Descriptor()
 }
 
 func (Trust) Type() protoreflect.EnumType {
-	return &file_p2p_v1_message_proto_enumTypes[5]
+	return &file_p2p_v1_message_proto_enumTypes[6]
 }
 
 func (x Trust) Number() protoreflect.EnumNumber {
@@ -449,7 +513,7 @@ func (x Trust) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Trust.Descriptor instead.
 func (Trust) EnumDescriptor() ([]byte, []int) {
-	return file_p2p_v1_message_proto_rawDescGZIP(), []int{5}
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{6}
 }
 
 type ChangeCause int32
@@ -511,11 +575,11 @@ func (x ChangeCause) String() string {
 }
 
 func (ChangeCause) Descriptor() protoreflect.EnumDescriptor {
-	return file_p2p_v1_message_proto_enumTypes[6].Descriptor()
+	return file_p2p_v1_message_proto_enumTypes[7].Descriptor()
 }
 
 func (ChangeCause) Type() protoreflect.EnumType {
-	return &file_p2p_v1_message_proto_enumTypes[6]
+	return &file_p2p_v1_message_proto_enumTypes[7]
 }
 
 func (x ChangeCause) Number() protoreflect.EnumNumber {
@@ -524,7 +588,7 @@ func (x ChangeCause) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ChangeCause.Descriptor instead.
 func (ChangeCause) EnumDescriptor() ([]byte, []int) {
-	return file_p2p_v1_message_proto_rawDescGZIP(), []int{6}
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{7}
 }
 
 type NodeState int32
@@ -537,6 +601,17 @@ const (
 	NodeState_NODE_STATE_DEGRADED NodeState = 2
 	// Shutting down; new work is refused.
 	NodeState_NODE_STATE_DRAINING NodeState = 3
+	// Knows servers of the network by which peers are found.
+	NodeState_NODE_STATE_BOOTSTRAPPED NodeState = 4
+	// Peers reach it through at least one relay.
+	NodeState_NODE_STATE_RESERVED NodeState = 5
+	// Others find its addresses by its peer id alone.
+	NodeState_NODE_STATE_PUBLISHED NodeState = 6
+	// Another node has connected to at least one address of it.
+	NodeState_NODE_STATE_VERIFIED NodeState = 7
+	// Peers outside the local network cannot reach it, and no relay makes up for
+	// that; `problems` says what to do.
+	NodeState_NODE_STATE_NEEDS_RELAY NodeState = 8
 )
 
 // Enum value maps for NodeState.
@@ -546,12 +621,22 @@ var (
 		1: "NODE_STATE_LISTENING",
 		2: "NODE_STATE_DEGRADED",
 		3: "NODE_STATE_DRAINING",
+		4: "NODE_STATE_BOOTSTRAPPED",
+		5: "NODE_STATE_RESERVED",
+		6: "NODE_STATE_PUBLISHED",
+		7: "NODE_STATE_VERIFIED",
+		8: "NODE_STATE_NEEDS_RELAY",
 	}
 	NodeState_value = map[string]int32{
-		"NODE_STATE_UNSPECIFIED": 0,
-		"NODE_STATE_LISTENING":   1,
-		"NODE_STATE_DEGRADED":    2,
-		"NODE_STATE_DRAINING":    3,
+		"NODE_STATE_UNSPECIFIED":  0,
+		"NODE_STATE_LISTENING":    1,
+		"NODE_STATE_DEGRADED":     2,
+		"NODE_STATE_DRAINING":     3,
+		"NODE_STATE_BOOTSTRAPPED": 4,
+		"NODE_STATE_RESERVED":     5,
+		"NODE_STATE_PUBLISHED":    6,
+		"NODE_STATE_VERIFIED":     7,
+		"NODE_STATE_NEEDS_RELAY":  8,
 	}
 )
 
@@ -566,11 +651,11 @@ func (x NodeState) String() string {
 }
 
 func (NodeState) Descriptor() protoreflect.EnumDescriptor {
-	return file_p2p_v1_message_proto_enumTypes[7].Descriptor()
+	return file_p2p_v1_message_proto_enumTypes[8].Descriptor()
 }
 
 func (NodeState) Type() protoreflect.EnumType {
-	return &file_p2p_v1_message_proto_enumTypes[7]
+	return &file_p2p_v1_message_proto_enumTypes[8]
 }
 
 func (x NodeState) Number() protoreflect.EnumNumber {
@@ -579,7 +664,483 @@ func (x NodeState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeState.Descriptor instead.
 func (NodeState) EnumDescriptor() ([]byte, []int) {
-	return file_p2p_v1_message_proto_rawDescGZIP(), []int{7}
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{8}
+}
+
+// Kinds of NAT, by how they map (RFC 4787, section 4.1).
+type NatType int32
+
+const (
+	// Not known yet: fewer than two servers told what they see.
+	NatType_NAT_TYPE_UNSPECIFIED NatType = 0
+	// Others see an address of this host itself.
+	NatType_NAT_TYPE_NONE NatType = 1
+	// The same address and port whoever is talked to.
+	NatType_NAT_TYPE_ENDPOINT_INDEPENDENT NatType = 2
+	// Another port for each destination; also called symmetric. Two of these
+	// can rarely be connected directly.
+	NatType_NAT_TYPE_ENDPOINT_DEPENDENT NatType = 3
+)
+
+// Enum value maps for NatType.
+var (
+	NatType_name = map[int32]string{
+		0: "NAT_TYPE_UNSPECIFIED",
+		1: "NAT_TYPE_NONE",
+		2: "NAT_TYPE_ENDPOINT_INDEPENDENT",
+		3: "NAT_TYPE_ENDPOINT_DEPENDENT",
+	}
+	NatType_value = map[string]int32{
+		"NAT_TYPE_UNSPECIFIED":          0,
+		"NAT_TYPE_NONE":                 1,
+		"NAT_TYPE_ENDPOINT_INDEPENDENT": 2,
+		"NAT_TYPE_ENDPOINT_DEPENDENT":   3,
+	}
+)
+
+func (x NatType) Enum() *NatType {
+	p := new(NatType)
+	*p = x
+	return p
+}
+
+func (x NatType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NatType) Descriptor() protoreflect.EnumDescriptor {
+	return file_p2p_v1_message_proto_enumTypes[9].Descriptor()
+}
+
+func (NatType) Type() protoreflect.EnumType {
+	return &file_p2p_v1_message_proto_enumTypes[9]
+}
+
+func (x NatType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NatType.Descriptor instead.
+func (NatType) EnumDescriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{9}
+}
+
+// How a node knows an address of its own.
+type AddressSource int32
+
+const (
+	AddressSource_ADDRESS_SOURCE_UNSPECIFIED AddressSource = 0
+	// An interface has it.
+	AddressSource_ADDRESS_SOURCE_INTERFACE AddressSource = 1
+	// The setting `external`.
+	AddressSource_ADDRESS_SOURCE_CONFIGURED AddressSource = 2
+	// Servers see connections come from it.
+	AddressSource_ADDRESS_SOURCE_OBSERVED AddressSource = 3
+	// The router gave it (a port mapping).
+	AddressSource_ADDRESS_SOURCE_MAPPED AddressSource = 4
+	// A relay forwards it.
+	AddressSource_ADDRESS_SOURCE_RELAY AddressSource = 5
+)
+
+// Enum value maps for AddressSource.
+var (
+	AddressSource_name = map[int32]string{
+		0: "ADDRESS_SOURCE_UNSPECIFIED",
+		1: "ADDRESS_SOURCE_INTERFACE",
+		2: "ADDRESS_SOURCE_CONFIGURED",
+		3: "ADDRESS_SOURCE_OBSERVED",
+		4: "ADDRESS_SOURCE_MAPPED",
+		5: "ADDRESS_SOURCE_RELAY",
+	}
+	AddressSource_value = map[string]int32{
+		"ADDRESS_SOURCE_UNSPECIFIED": 0,
+		"ADDRESS_SOURCE_INTERFACE":   1,
+		"ADDRESS_SOURCE_CONFIGURED":  2,
+		"ADDRESS_SOURCE_OBSERVED":    3,
+		"ADDRESS_SOURCE_MAPPED":      4,
+		"ADDRESS_SOURCE_RELAY":       5,
+	}
+)
+
+func (x AddressSource) Enum() *AddressSource {
+	p := new(AddressSource)
+	*p = x
+	return p
+}
+
+func (x AddressSource) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AddressSource) Descriptor() protoreflect.EnumDescriptor {
+	return file_p2p_v1_message_proto_enumTypes[10].Descriptor()
+}
+
+func (AddressSource) Type() protoreflect.EnumType {
+	return &file_p2p_v1_message_proto_enumTypes[10]
+}
+
+func (x AddressSource) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AddressSource.Descriptor instead.
+func (AddressSource) EnumDescriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{10}
+}
+
+// Whether others can connect to an address.
+type Verdict int32
+
+const (
+	// Nobody tried yet.
+	Verdict_VERDICT_UNSPECIFIED Verdict = 0
+	// A server connected to it.
+	Verdict_VERDICT_REACHABLE Verdict = 1
+	// A server tried and could not.
+	Verdict_VERDICT_UNREACHABLE Verdict = 2
+	// The settings say so; nobody tried.
+	Verdict_VERDICT_ASSUMED Verdict = 3
+)
+
+// Enum value maps for Verdict.
+var (
+	Verdict_name = map[int32]string{
+		0: "VERDICT_UNSPECIFIED",
+		1: "VERDICT_REACHABLE",
+		2: "VERDICT_UNREACHABLE",
+		3: "VERDICT_ASSUMED",
+	}
+	Verdict_value = map[string]int32{
+		"VERDICT_UNSPECIFIED": 0,
+		"VERDICT_REACHABLE":   1,
+		"VERDICT_UNREACHABLE": 2,
+		"VERDICT_ASSUMED":     3,
+	}
+)
+
+func (x Verdict) Enum() *Verdict {
+	p := new(Verdict)
+	*p = x
+	return p
+}
+
+func (x Verdict) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Verdict) Descriptor() protoreflect.EnumDescriptor {
+	return file_p2p_v1_message_proto_enumTypes[11].Descriptor()
+}
+
+func (Verdict) Type() protoreflect.EnumType {
+	return &file_p2p_v1_message_proto_enumTypes[11]
+}
+
+func (x Verdict) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Verdict.Descriptor instead.
+func (Verdict) EnumDescriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{11}
+}
+
+// How a router is asked for a port.
+type MappingProtocol int32
+
+const (
+	// There is no mapping.
+	MappingProtocol_MAPPING_PROTOCOL_UNSPECIFIED MappingProtocol = 0
+	// Universal Plug and Play, Internet Gateway Device.
+	MappingProtocol_MAPPING_PROTOCOL_UPNP MappingProtocol = 1
+	// NAT Port Mapping Protocol (RFC 6886).
+	MappingProtocol_MAPPING_PROTOCOL_NAT_PMP MappingProtocol = 2
+	// Port Control Protocol (RFC 6887).
+	MappingProtocol_MAPPING_PROTOCOL_PCP MappingProtocol = 3
+)
+
+// Enum value maps for MappingProtocol.
+var (
+	MappingProtocol_name = map[int32]string{
+		0: "MAPPING_PROTOCOL_UNSPECIFIED",
+		1: "MAPPING_PROTOCOL_UPNP",
+		2: "MAPPING_PROTOCOL_NAT_PMP",
+		3: "MAPPING_PROTOCOL_PCP",
+	}
+	MappingProtocol_value = map[string]int32{
+		"MAPPING_PROTOCOL_UNSPECIFIED": 0,
+		"MAPPING_PROTOCOL_UPNP":        1,
+		"MAPPING_PROTOCOL_NAT_PMP":     2,
+		"MAPPING_PROTOCOL_PCP":         3,
+	}
+)
+
+func (x MappingProtocol) Enum() *MappingProtocol {
+	p := new(MappingProtocol)
+	*p = x
+	return p
+}
+
+func (x MappingProtocol) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MappingProtocol) Descriptor() protoreflect.EnumDescriptor {
+	return file_p2p_v1_message_proto_enumTypes[12].Descriptor()
+}
+
+func (MappingProtocol) Type() protoreflect.EnumType {
+	return &file_p2p_v1_message_proto_enumTypes[12]
+}
+
+func (x MappingProtocol) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MappingProtocol.Descriptor instead.
+func (MappingProtocol) EnumDescriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{12}
+}
+
+// How far it is with a relay.
+type RelayState int32
+
+const (
+	RelayState_RELAY_STATE_UNSPECIFIED RelayState = 0
+	// Not needed now: enough others are reserved.
+	RelayState_RELAY_STATE_SPARE RelayState = 1
+	// Being dialled.
+	RelayState_RELAY_STATE_CONNECTING RelayState = 2
+	// Asked for a reservation.
+	RelayState_RELAY_STATE_RESERVING RelayState = 3
+	// Others reach this node there.
+	RelayState_RELAY_STATE_RESERVED RelayState = 4
+	// Failed, and tried again later; `detail` says why.
+	RelayState_RELAY_STATE_WAITING RelayState = 5
+)
+
+// Enum value maps for RelayState.
+var (
+	RelayState_name = map[int32]string{
+		0: "RELAY_STATE_UNSPECIFIED",
+		1: "RELAY_STATE_SPARE",
+		2: "RELAY_STATE_CONNECTING",
+		3: "RELAY_STATE_RESERVING",
+		4: "RELAY_STATE_RESERVED",
+		5: "RELAY_STATE_WAITING",
+	}
+	RelayState_value = map[string]int32{
+		"RELAY_STATE_UNSPECIFIED": 0,
+		"RELAY_STATE_SPARE":       1,
+		"RELAY_STATE_CONNECTING":  2,
+		"RELAY_STATE_RESERVING":   3,
+		"RELAY_STATE_RESERVED":    4,
+		"RELAY_STATE_WAITING":     5,
+	}
+)
+
+func (x RelayState) Enum() *RelayState {
+	p := new(RelayState)
+	*p = x
+	return p
+}
+
+func (x RelayState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RelayState) Descriptor() protoreflect.EnumDescriptor {
+	return file_p2p_v1_message_proto_enumTypes[13].Descriptor()
+}
+
+func (RelayState) Type() protoreflect.EnumType {
+	return &file_p2p_v1_message_proto_enumTypes[13]
+}
+
+func (x RelayState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RelayState.Descriptor instead.
+func (RelayState) EnumDescriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{13}
+}
+
+// The setting `serve`.
+type ServeMode int32
+
+const (
+	ServeMode_SERVE_MODE_UNSPECIFIED ServeMode = 0
+	// Trusted peers, where this node is publicly reachable.
+	ServeMode_SERVE_MODE_AUTO ServeMode = 1
+	// Everyone, within limits.
+	ServeMode_SERVE_MODE_ON ServeMode = 2
+	// Nobody.
+	ServeMode_SERVE_MODE_OFF ServeMode = 3
+)
+
+// Enum value maps for ServeMode.
+var (
+	ServeMode_name = map[int32]string{
+		0: "SERVE_MODE_UNSPECIFIED",
+		1: "SERVE_MODE_AUTO",
+		2: "SERVE_MODE_ON",
+		3: "SERVE_MODE_OFF",
+	}
+	ServeMode_value = map[string]int32{
+		"SERVE_MODE_UNSPECIFIED": 0,
+		"SERVE_MODE_AUTO":        1,
+		"SERVE_MODE_ON":          2,
+		"SERVE_MODE_OFF":         3,
+	}
+)
+
+func (x ServeMode) Enum() *ServeMode {
+	p := new(ServeMode)
+	*p = x
+	return p
+}
+
+func (x ServeMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ServeMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_p2p_v1_message_proto_enumTypes[14].Descriptor()
+}
+
+func (ServeMode) Type() protoreflect.EnumType {
+	return &file_p2p_v1_message_proto_enumTypes[14]
+}
+
+func (x ServeMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ServeMode.Descriptor instead.
+func (ServeMode) EnumDescriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{14}
+}
+
+// Who told an address of a peer.
+type KnownSource int32
+
+const (
+	KnownSource_KNOWN_SOURCE_UNSPECIFIED KnownSource = 0
+	// Seen on the local network.
+	KnownSource_KNOWN_SOURCE_LAN KnownSource = 1
+	// The address book.
+	KnownSource_KNOWN_SOURCE_BOOK KnownSource = 2
+	// It led to the peer before.
+	KnownSource_KNOWN_SOURCE_WORKED KnownSource = 3
+	// The peer itself told it.
+	KnownSource_KNOWN_SOURCE_PEER KnownSource = 4
+	// Servers of the network told it.
+	KnownSource_KNOWN_SOURCE_FOUND KnownSource = 5
+	// A relay of this node, on which the peer may be too.
+	KnownSource_KNOWN_SOURCE_RELAY KnownSource = 6
+)
+
+// Enum value maps for KnownSource.
+var (
+	KnownSource_name = map[int32]string{
+		0: "KNOWN_SOURCE_UNSPECIFIED",
+		1: "KNOWN_SOURCE_LAN",
+		2: "KNOWN_SOURCE_BOOK",
+		3: "KNOWN_SOURCE_WORKED",
+		4: "KNOWN_SOURCE_PEER",
+		5: "KNOWN_SOURCE_FOUND",
+		6: "KNOWN_SOURCE_RELAY",
+	}
+	KnownSource_value = map[string]int32{
+		"KNOWN_SOURCE_UNSPECIFIED": 0,
+		"KNOWN_SOURCE_LAN":         1,
+		"KNOWN_SOURCE_BOOK":        2,
+		"KNOWN_SOURCE_WORKED":      3,
+		"KNOWN_SOURCE_PEER":        4,
+		"KNOWN_SOURCE_FOUND":       5,
+		"KNOWN_SOURCE_RELAY":       6,
+	}
+)
+
+func (x KnownSource) Enum() *KnownSource {
+	p := new(KnownSource)
+	*p = x
+	return p
+}
+
+func (x KnownSource) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (KnownSource) Descriptor() protoreflect.EnumDescriptor {
+	return file_p2p_v1_message_proto_enumTypes[15].Descriptor()
+}
+
+func (KnownSource) Type() protoreflect.EnumType {
+	return &file_p2p_v1_message_proto_enumTypes[15]
+}
+
+func (x KnownSource) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use KnownSource.Descriptor instead.
+func (KnownSource) EnumDescriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{15}
+}
+
+// What came of an attempt.
+type TryOutcome int32
+
+const (
+	// There was none yet, or it still runs.
+	TryOutcome_TRY_OUTCOME_UNSPECIFIED TryOutcome = 0
+	TryOutcome_TRY_OUTCOME_WORKED      TryOutcome = 1
+	// `cause` says why.
+	TryOutcome_TRY_OUTCOME_FAILED TryOutcome = 2
+)
+
+// Enum value maps for TryOutcome.
+var (
+	TryOutcome_name = map[int32]string{
+		0: "TRY_OUTCOME_UNSPECIFIED",
+		1: "TRY_OUTCOME_WORKED",
+		2: "TRY_OUTCOME_FAILED",
+	}
+	TryOutcome_value = map[string]int32{
+		"TRY_OUTCOME_UNSPECIFIED": 0,
+		"TRY_OUTCOME_WORKED":      1,
+		"TRY_OUTCOME_FAILED":      2,
+	}
+)
+
+func (x TryOutcome) Enum() *TryOutcome {
+	p := new(TryOutcome)
+	*p = x
+	return p
+}
+
+func (x TryOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TryOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_p2p_v1_message_proto_enumTypes[16].Descriptor()
+}
+
+func (TryOutcome) Type() protoreflect.EnumType {
+	return &file_p2p_v1_message_proto_enumTypes[16]
+}
+
+func (x TryOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TryOutcome.Descriptor instead.
+func (TryOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{16}
 }
 
 // A message between apps. Numbers 1 to 5 are fixed for ever.
@@ -749,9 +1310,17 @@ type SendRequest struct {
 	// Skips both stores: at most once, only to a Listen that is open now, for
 	// data that is worthless later. Order is kept, gaps are possible. The
 	// answer's state is STORED (handed over) or REJECTED with its reason.
-	Ephemeral     bool `protobuf:"varint,6,opt,name=ephemeral,proto3" json:"ephemeral,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Ephemeral bool `protobuf:"varint,6,opt,name=ephemeral,proto3" json:"ephemeral,omitempty"`
+	// A message that waits for a path keeps its place: those behind it on the
+	// same channel to the same peer wait with it (REASON_PATH), so that order is
+	// kept. Other channels go on. Kept on disk with the message.
+	Path PathPolicy `protobuf:"varint,7,opt,name=path,proto3,enum=p2p.v1.PathPolicy" json:"path,omitempty"`
+	// With PATH_POLICY_PREFER_DIRECT: how long to wait for a direct path, from
+	// now, even while the peer is not connected at all. 0: 5 s. At most 24 h.
+	// Refused with another policy.
+	PreferDirectWaitMs uint32 `protobuf:"varint,8,opt,name=prefer_direct_wait_ms,json=preferDirectWaitMs,proto3" json:"prefer_direct_wait_ms,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *SendRequest) Reset() {
@@ -824,6 +1393,20 @@ func (x *SendRequest) GetEphemeral() bool {
 		return x.Ephemeral
 	}
 	return false
+}
+
+func (x *SendRequest) GetPath() PathPolicy {
+	if x != nil {
+		return x.Path
+	}
+	return PathPolicy_PATH_POLICY_UNSPECIFIED
+}
+
+func (x *SendRequest) GetPreferDirectWaitMs() uint32 {
+	if x != nil {
+		return x.PreferDirectWaitMs
+	}
+	return 0
 }
 
 type SendResponse struct {
@@ -2344,7 +2927,9 @@ type Peer struct {
 	Presence string   `protobuf:"bytes,21,opt,name=presence,proto3" json:"presence,omitempty"`
 	// When it came online or went offline last, seen from here since the daemon
 	// started; 0: neither yet.
-	OnlineSince   int64 `protobuf:"varint,22,opt,name=online_since,json=onlineSince,proto3" json:"online_since,omitempty"`
+	OnlineSince int64 `protobuf:"varint,22,opt,name=online_since,json=onlineSince,proto3" json:"online_since,omitempty"`
+	// With ROUTE_RELAYED: peer id of the relay.
+	RelayId       string `protobuf:"bytes,23,opt,name=relay_id,json=relayId,proto3" json:"relay_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2531,6 +3116,13 @@ func (x *Peer) GetOnlineSince() int64 {
 		return x.OnlineSince
 	}
 	return 0
+}
+
+func (x *Peer) GetRelayId() string {
+	if x != nil {
+		return x.RelayId
+	}
+	return ""
 }
 
 type ConnectRequest struct {
@@ -4037,7 +4629,14 @@ type StatusResponse struct {
 	TrustOpen bool   `protobuf:"varint,16,opt,name=trust_open,json=trustOpen,proto3" json:"trust_open,omitempty"`
 	StateDir  string `protobuf:"bytes,17,opt,name=state_dir,json=stateDir,proto3" json:"state_dir,omitempty"`
 	// What this node calls itself to others (the setting `name`).
-	Name          string `protobuf:"bytes,18,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,18,opt,name=name,proto3" json:"name,omitempty"`
+	// Multiaddrs that others are told, through relays too, each ending in
+	// /p2p/PEER_ID.
+	ExternalAddresses []string `protobuf:"bytes,19,rep,name=external_addresses,json=externalAddresses,proto3" json:"external_addresses,omitempty"`
+	// Relays that this node uses, or would like to.
+	Relays []*Relay `protobuf:"bytes,20,rep,name=relays,proto3" json:"relays,omitempty"`
+	// What it does for others, with the limits.
+	Serving       *Serving `protobuf:"bytes,21,opt,name=serving,proto3" json:"serving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4196,6 +4795,27 @@ func (x *StatusResponse) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *StatusResponse) GetExternalAddresses() []string {
+	if x != nil {
+		return x.ExternalAddresses
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetRelays() []*Relay {
+	if x != nil {
+		return x.Relays
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetServing() *Serving {
+	if x != nil {
+		return x.Serving
+	}
+	return nil
 }
 
 // Fill of one half of the store. The outbox counts as Peer.queued does.
@@ -4408,6 +5028,1447 @@ func (x *Connections) GetRefused() uint64 {
 	return 0
 }
 
+type FindPeerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peer          string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindPeerRequest) Reset() {
+	*x = FindPeerRequest{}
+	mi := &file_p2p_v1_message_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindPeerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindPeerRequest) ProtoMessage() {}
+
+func (x *FindPeerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_v1_message_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindPeerRequest.ProtoReflect.Descriptor instead.
+func (*FindPeerRequest) Descriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *FindPeerRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+type FindPeerResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	PeerId string                 `protobuf:"bytes,1,opt,name=peer_id,json=peerId,proto3" json:"peer_id,omitempty"`
+	// All that is known and was found, the best first.
+	Addresses []*KnownAddress `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Servers that were asked.
+	ServersAsked uint32 `protobuf:"varint,3,opt,name=servers_asked,json=serversAsked,proto3" json:"servers_asked,omitempty"`
+	// How many servers led from one to the next up to the one that knew.
+	Hops   uint32  `protobuf:"varint,4,opt,name=hops,proto3" json:"hops,omitempty"`
+	TookMs float64 `protobuf:"fixed64,5,opt,name=took_ms,json=tookMs,proto3" json:"took_ms,omitempty"`
+	// When nothing was found: why that may be, and what to do.
+	Detail        string `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindPeerResponse) Reset() {
+	*x = FindPeerResponse{}
+	mi := &file_p2p_v1_message_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindPeerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindPeerResponse) ProtoMessage() {}
+
+func (x *FindPeerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_v1_message_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindPeerResponse.ProtoReflect.Descriptor instead.
+func (*FindPeerResponse) Descriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *FindPeerResponse) GetPeerId() string {
+	if x != nil {
+		return x.PeerId
+	}
+	return ""
+}
+
+func (x *FindPeerResponse) GetAddresses() []*KnownAddress {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *FindPeerResponse) GetServersAsked() uint32 {
+	if x != nil {
+		return x.ServersAsked
+	}
+	return 0
+}
+
+func (x *FindPeerResponse) GetHops() uint32 {
+	if x != nil {
+		return x.Hops
+	}
+	return 0
+}
+
+func (x *FindPeerResponse) GetTookMs() float64 {
+	if x != nil {
+		return x.TookMs
+	}
+	return 0
+}
+
+func (x *FindPeerResponse) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+type NetCheckRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetCheckRequest) Reset() {
+	*x = NetCheckRequest{}
+	mi := &file_p2p_v1_message_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetCheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetCheckRequest) ProtoMessage() {}
+
+func (x *NetCheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_v1_message_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetCheckRequest.ProtoReflect.Descriptor instead.
+func (*NetCheckRequest) Descriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{57}
+}
+
+type NetCheckResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The sum of it in a line, for a person.
+	Verdict string `protobuf:"bytes,1,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// What is wrong or could be better, the most important first. Empty when all
+	// is well.
+	Advice []*Advice `protobuf:"bytes,2,rep,name=advice,proto3" json:"advice,omitempty"`
+	// Of IPv4.
+	NatV4 *Nat `protobuf:"bytes,3,opt,name=nat_v4,json=natV4,proto3" json:"nat_v4,omitempty"`
+	// Of IPv6.
+	NatV6 *Nat `protobuf:"bytes,4,opt,name=nat_v6,json=natV6,proto3" json:"nat_v6,omitempty"`
+	// Of this node as others may see it, the best first.
+	Addresses     []*OwnAddress `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Mappings      *PortMappings `protobuf:"bytes,6,opt,name=mappings,proto3" json:"mappings,omitempty"`
+	Relays        []*Relay      `protobuf:"bytes,7,rep,name=relays,proto3" json:"relays,omitempty"`
+	Serving       *Serving      `protobuf:"bytes,8,opt,name=serving,proto3" json:"serving,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetCheckResponse) Reset() {
+	*x = NetCheckResponse{}
+	mi := &file_p2p_v1_message_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetCheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetCheckResponse) ProtoMessage() {}
+
+func (x *NetCheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_v1_message_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetCheckResponse.ProtoReflect.Descriptor instead.
+func (*NetCheckResponse) Descriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *NetCheckResponse) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *NetCheckResponse) GetAdvice() []*Advice {
+	if x != nil {
+		return x.Advice
+	}
+	return nil
+}
+
+func (x *NetCheckResponse) GetNatV4() *Nat {
+	if x != nil {
+		return x.NatV4
+	}
+	return nil
+}
+
+func (x *NetCheckResponse) GetNatV6() *Nat {
+	if x != nil {
+		return x.NatV6
+	}
+	return nil
+}
+
+func (x *NetCheckResponse) GetAddresses() []*OwnAddress {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *NetCheckResponse) GetMappings() *PortMappings {
+	if x != nil {
+		return x.Mappings
+	}
+	return nil
+}
+
+func (x *NetCheckResponse) GetRelays() []*Relay {
+	if x != nil {
+		return x.Relays
+	}
+	return nil
+}
+
+func (x *NetCheckResponse) GetServing() *Serving {
+	if x != nil {
+		return x.Serving
+	}
+	return nil
+}
+
+// Something that is not as it should be.
+type Advice struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names it for programs; names are not reused for other things. Of this node:
+	//
+	//	NEEDS_RELAY, UDP_BLOCKED, SYMMETRIC_NAT, DOUBLE_NAT, CARRIER_NAT,
+	//	NO_MAPPING, MAPPING_UNREACHABLE, ADDRESS_UNREACHABLE, IPV6_FIREWALL,
+	//	RELAY_UNREACHABLE, RELAY_REFUSES, RELAY_SPARE_MISSING, NO_SERVERS.
+	//
+	// Of the way to a peer:
+	//
+	//	BLOCKED, UNTRUSTED, NOT_IN_BOOK, UNKNOWN_PEER, NO_ADDRESS, PEER_OFFLINE,
+	//	DIALS_FAILED, PORT_BLOCKED, BOTH_SYMMETRIC, SYMMETRIC_AND_RESTRICTED,
+	//	SAME_NAT, PUNCH_RUNNING, PUNCH_FAILED, PUNCH_NOT_TRIED, and those of this
+	//	node that stand in the way.
+	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// What is the matter, for a person.
+	Cause string `protobuf:"bytes,2,opt,name=cause,proto3" json:"cause,omitempty"`
+	// What to do about it, each by itself enough, the simplest first. Empty:
+	// nothing need be done.
+	Cures         []string `protobuf:"bytes,3,rep,name=cures,proto3" json:"cures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Advice) Reset() {
+	*x = Advice{}
+	mi := &file_p2p_v1_message_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Advice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Advice) ProtoMessage() {}
+
+func (x *Advice) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_v1_message_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Advice.ProtoReflect.Descriptor instead.
+func (*Advice) Descriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *Advice) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Advice) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *Advice) GetCures() []string {
+	if x != nil {
+		return x.Cures
+	}
+	return nil
+}
+
+// What is between a node and the internet, measured from the UDP socket that
+// it listens on.
+type Nat struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Type  NatType                `protobuf:"varint,1,opt,name=type,proto3,enum=p2p.v1.NatType" json:"type,omitempty"`
+	// The address that others see; empty: not known.
+	PublicIp string `protobuf:"bytes,2,opt,name=public_ip,json=publicIp,proto3" json:"public_ip,omitempty"`
+	// Whether others see the port that is listened on. Absent: not known.
+	PortKept *bool `protobuf:"varint,3,opt,name=port_kept,json=portKept,proto3,oneof" json:"port_kept,omitempty"`
+	// From the port that one server sees to that which the next sees, where they
+	// differ by the same step each time.
+	PortStep *int32 `protobuf:"zigzag32,4,opt,name=port_step,json=portStep,proto3,oneof" json:"port_step,omitempty"`
+	// Servers that told what they see.
+	Observers uint32 `protobuf:"varint,5,opt,name=observers,proto3" json:"observers,omitempty"`
+	// UDP does not get out, TCP does.
+	UdpBlocked bool `protobuf:"varint,6,opt,name=udp_blocked,json=udpBlocked,proto3" json:"udp_blocked,omitempty"`
+	// The same for a person.
+	Summary       string `protobuf:"bytes,7,opt,name=summary,proto3" json:"summary,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Nat) Reset() {
+	*x = Nat{}
+	mi := &file_p2p_v1_message_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Nat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Nat) ProtoMessage() {}
+
+func (x *Nat) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_v1_message_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Nat.ProtoReflect.Descriptor instead.
+func (*Nat) Descriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *Nat) GetType() NatType {
+	if x != nil {
+		return x.Type
+	}
+	return NatType_NAT_TYPE_UNSPECIFIED
+}
+
+func (x *Nat) GetPublicIp() string {
+	if x != nil {
+		return x.PublicIp
+	}
+	return ""
+}
+
+func (x *Nat) GetPortKept() bool {
+	if x != nil && x.PortKept != nil {
+		return *x.PortKept
+	}
+	return false
+}
+
+func (x *Nat) GetPortStep() int32 {
+	if x != nil && x.PortStep != nil {
+		return *x.PortStep
+	}
+	return 0
+}
+
+func (x *Nat) GetObservers() uint32 {
+	if x != nil {
+		return x.Observers
+	}
+	return 0
+}
+
+func (x *Nat) GetUdpBlocked() bool {
+	if x != nil {
+		return x.UdpBlocked
+	}
+	return false
+}
+
+func (x *Nat) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+// An address of this node.
+type OwnAddress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ends in /p2p/PEER_ID.
+	Address string        `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Source  AddressSource `protobuf:"varint,2,opt,name=source,proto3,enum=p2p.v1.AddressSource" json:"source,omitempty"`
+	Verdict Verdict       `protobuf:"varint,3,opt,name=verdict,proto3,enum=p2p.v1.Verdict" json:"verdict,omitempty"`
+	// Peer ids of the servers that said so.
+	VerifiedBy []string `protobuf:"bytes,4,rep,name=verified_by,json=verifiedBy,proto3" json:"verified_by,omitempty"`
+	// When; 0: never.
+	VerifiedAt int64 `protobuf:"varint,5,opt,name=verified_at,json=verifiedAt,proto3" json:"verified_at,omitempty"`
+	// Others are told of it.
+	Advertised bool `protobuf:"varint,6,opt,name=advertised,proto3" json:"advertised,omitempty"`
+	// More, for a person; may be empty.
+	Detail        string `protobuf:"bytes,7,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OwnAddress) Reset() {
+	*x = OwnAddress{}
+	mi := &file_p2p_v1_message_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OwnAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OwnAddress) ProtoMessage() {}
+
+func (x *OwnAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_v1_message_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OwnAddress.ProtoReflect.Descriptor instead.
+func (*OwnAddress) Descriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *OwnAddress) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *OwnAddress) GetSource() AddressSource {
+	if x != nil {
+		return x.Source
+	}
+	return AddressSource_ADDRESS_SOURCE_UNSPECIFIED
+}
+
+func (x *OwnAddress) GetVerdict() Verdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return Verdict_VERDICT_UNSPECIFIED
+}
+
+func (x *OwnAddress) GetVerifiedBy() []string {
+	if x != nil {
+		return x.VerifiedBy
+	}
+	return nil
+}
+
+func (x *OwnAddress) GetVerifiedAt() int64 {
+	if x != nil {
+		return x.VerifiedAt
+	}
+	return 0
+}
+
+func (x *OwnAddress) GetAdvertised() bool {
+	if x != nil {
+		return x.Advertised
+	}
+	return false
+}
+
+func (x *OwnAddress) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// What the router forwards to this node, and what it does not.
+type PortMappings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The default gateway; empty if there is none, or no mapping is tried.
+	Gateway string `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// What the router says it is; not verified, may be empty.
+	Router string `protobuf:"bytes,2,opt,name=router,proto3" json:"router,omitempty"`
+	// Each port was tried at least once.
+	Settled       bool           `protobuf:"varint,3,opt,name=settled,proto3" json:"settled,omitempty"`
+	Ports         []*PortMapping `protobuf:"bytes,4,rep,name=ports,proto3" json:"ports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortMappings) Reset() {
+	*x = PortMappings{}
+	mi := &file_p2p_v1_message_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortMappings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortMappings) ProtoMessage() {}
+
+func (x *PortMappings) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_v1_message_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortMappings.ProtoReflect.Descriptor instead.
+func (*PortMappings) Descriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *PortMappings) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *PortMappings) GetRouter() string {
+	if x != nil {
+		return x.Router
+	}
+	return ""
+}
+
+func (x *PortMappings) GetSettled() bool {
+	if x != nil {
+		return x.Settled
+	}
+	return false
+}
+
+func (x *PortMappings) GetPorts() []*PortMapping {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+// One port.
+type PortMapping struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UDP, which QUIC uses; else TCP.
+	Udp bool `protobuf:"varint,1,opt,name=udp,proto3" json:"udp,omitempty"`
+	// That this node listens on.
+	InternalPort uint32          `protobuf:"varint,2,opt,name=internal_port,json=internalPort,proto3" json:"internal_port,omitempty"`
+	Protocol     MappingProtocol `protobuf:"varint,3,opt,name=protocol,proto3,enum=p2p.v1.MappingProtocol" json:"protocol,omitempty"`
+	// IP address and port that the router forwards, the port may be another one.
+	// Empty: it forwards nothing.
+	External string `protobuf:"bytes,4,opt,name=external,proto3" json:"external,omitempty"`
+	// When the router forgets it unless it is renewed, which happens by itself;
+	// 0: there is none.
+	ExpiresAt int64 `protobuf:"varint,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// Others can be told `external`.
+	Usable bool `protobuf:"varint,6,opt,name=usable,proto3" json:"usable,omitempty"`
+	// What is wrong, for a person; may be empty.
+	Detail        string `protobuf:"bytes,7,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortMapping) Reset() {
+	*x = PortMapping{}
+	mi := &file_p2p_v1_message_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortMapping) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortMapping) ProtoMessage() {}
+
+func (x *PortMapping) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_v1_message_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortMapping.ProtoReflect.Descriptor instead.
+func (*PortMapping) Descriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *PortMapping) GetUdp() bool {
+	if x != nil {
+		return x.Udp
+	}
+	return false
+}
+
+func (x *PortMapping) GetInternalPort() uint32 {
+	if x != nil {
+		return x.InternalPort
+	}
+	return 0
+}
+
+func (x *PortMapping) GetProtocol() MappingProtocol {
+	if x != nil {
+		return x.Protocol
+	}
+	return MappingProtocol_MAPPING_PROTOCOL_UNSPECIFIED
+}
+
+func (x *PortMapping) GetExternal() string {
+	if x != nil {
+		return x.External
+	}
+	return ""
+}
+
+func (x *PortMapping) GetExpiresAt() int64 {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return 0
+}
+
+func (x *PortMapping) GetUsable() bool {
+	if x != nil {
+		return x.Usable
+	}
+	return false
+}
+
+func (x *PortMapping) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// A relay that this node uses, or would like to.
+type Relay struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	PeerId string                 `protobuf:"bytes,1,opt,name=peer_id,json=peerId,proto3" json:"peer_id,omitempty"`
+	// The setting `relay` names it; otherwise it was found.
+	Configured bool `protobuf:"varint,2,opt,name=configured,proto3" json:"configured,omitempty"`
+	// Where it is looked for.
+	Addresses []string   `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	State     RelayState `protobuf:"varint,4,opt,name=state,proto3,enum=p2p.v1.RelayState" json:"state,omitempty"`
+	// Number of connections with it.
+	Connections uint32 `protobuf:"varint,5,opt,name=connections,proto3" json:"connections,omitempty"`
+	// Last measured; 0: not yet.
+	RttMs float64 `protobuf:"fixed64,6,opt,name=rtt_ms,json=rttMs,proto3" json:"rtt_ms,omitempty"`
+	// How long the reservation is good still; it is renewed in time. 0: none.
+	ReservedMs uint64 `protobuf:"varint,7,opt,name=reserved_ms,json=reservedMs,proto3" json:"reserved_ms,omitempty"`
+	// Longest that a connection through it may last; 0: no limit.
+	MaxCircuitMs uint64 `protobuf:"varint,8,opt,name=max_circuit_ms,json=maxCircuitMs,proto3" json:"max_circuit_ms,omitempty"`
+	// Bytes that a connection through it may carry each way; 0: no limit.
+	MaxCircuitBytes uint64 `protobuf:"varint,9,opt,name=max_circuit_bytes,json=maxCircuitBytes,proto3" json:"max_circuit_bytes,omitempty"`
+	// The last trouble, for a person; may be empty.
+	Detail        string `protobuf:"bytes,10,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Relay) Reset() {
+	*x = Relay{}
+	mi := &file_p2p_v1_message_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Relay) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Relay) ProtoMessage() {}
+
+func (x *Relay) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_v1_message_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Relay.ProtoReflect.Descriptor instead.
+func (*Relay) Descriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *Relay) GetPeerId() string {
+	if x != nil {
+		return x.PeerId
+	}
+	return ""
+}
+
+func (x *Relay) GetConfigured() bool {
+	if x != nil {
+		return x.Configured
+	}
+	return false
+}
+
+func (x *Relay) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Relay) GetState() RelayState {
+	if x != nil {
+		return x.State
+	}
+	return RelayState_RELAY_STATE_UNSPECIFIED
+}
+
+func (x *Relay) GetConnections() uint32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *Relay) GetRttMs() float64 {
+	if x != nil {
+		return x.RttMs
+	}
+	return 0
+}
+
+func (x *Relay) GetReservedMs() uint64 {
+	if x != nil {
+		return x.ReservedMs
+	}
+	return 0
+}
+
+func (x *Relay) GetMaxCircuitMs() uint64 {
+	if x != nil {
+		return x.MaxCircuitMs
+	}
+	return 0
+}
+
+func (x *Relay) GetMaxCircuitBytes() uint64 {
+	if x != nil {
+		return x.MaxCircuitBytes
+	}
+	return 0
+}
+
+func (x *Relay) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// What this node does for others as a relay, and its limits.
+type Serving struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Mode  ServeMode              `protobuf:"varint,1,opt,name=mode,proto3,enum=p2p.v1.ServeMode" json:"mode,omitempty"`
+	// It serves now.
+	Active bool `protobuf:"varint,2,opt,name=active,proto3" json:"active,omitempty"`
+	// Peers that are reached through this node, and most of those.
+	Reservations    uint32 `protobuf:"varint,3,opt,name=reservations,proto3" json:"reservations,omitempty"`
+	MaxReservations uint32 `protobuf:"varint,4,opt,name=max_reservations,json=maxReservations,proto3" json:"max_reservations,omitempty"`
+	// Connections that run through it, most of those, and most from or to one
+	// peer.
+	Circuits           uint32 `protobuf:"varint,5,opt,name=circuits,proto3" json:"circuits,omitempty"`
+	MaxCircuits        uint32 `protobuf:"varint,6,opt,name=max_circuits,json=maxCircuits,proto3" json:"max_circuits,omitempty"`
+	MaxCircuitsPerPeer uint32 `protobuf:"varint,7,opt,name=max_circuits_per_peer,json=maxCircuitsPerPeer,proto3" json:"max_circuits_per_peer,omitempty"`
+	// Of one connection, each way; 0: no limit.
+	MaxCircuitBytes uint64 `protobuf:"varint,8,opt,name=max_circuit_bytes,json=maxCircuitBytes,proto3" json:"max_circuit_bytes,omitempty"`
+	// Of one connection; 0: no limit.
+	MaxCircuitMs uint64 `protobuf:"varint,9,opt,name=max_circuit_ms,json=maxCircuitMs,proto3" json:"max_circuit_ms,omitempty"`
+	// Reservations and connections refused since the start.
+	Refused       uint64 `protobuf:"varint,10,opt,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Serving) Reset() {
+	*x = Serving{}
+	mi := &file_p2p_v1_message_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Serving) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Serving) ProtoMessage() {}
+
+func (x *Serving) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_v1_message_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Serving.ProtoReflect.Descriptor instead.
+func (*Serving) Descriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *Serving) GetMode() ServeMode {
+	if x != nil {
+		return x.Mode
+	}
+	return ServeMode_SERVE_MODE_UNSPECIFIED
+}
+
+func (x *Serving) GetActive() bool {
+	if x != nil {
+		return x.Active
+	}
+	return false
+}
+
+func (x *Serving) GetReservations() uint32 {
+	if x != nil {
+		return x.Reservations
+	}
+	return 0
+}
+
+func (x *Serving) GetMaxReservations() uint32 {
+	if x != nil {
+		return x.MaxReservations
+	}
+	return 0
+}
+
+func (x *Serving) GetCircuits() uint32 {
+	if x != nil {
+		return x.Circuits
+	}
+	return 0
+}
+
+func (x *Serving) GetMaxCircuits() uint32 {
+	if x != nil {
+		return x.MaxCircuits
+	}
+	return 0
+}
+
+func (x *Serving) GetMaxCircuitsPerPeer() uint32 {
+	if x != nil {
+		return x.MaxCircuitsPerPeer
+	}
+	return 0
+}
+
+func (x *Serving) GetMaxCircuitBytes() uint64 {
+	if x != nil {
+		return x.MaxCircuitBytes
+	}
+	return 0
+}
+
+func (x *Serving) GetMaxCircuitMs() uint64 {
+	if x != nil {
+		return x.MaxCircuitMs
+	}
+	return 0
+}
+
+func (x *Serving) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+type ExplainPathRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peer          string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPathRequest) Reset() {
+	*x = ExplainPathRequest{}
+	mi := &file_p2p_v1_message_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPathRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPathRequest) ProtoMessage() {}
+
+func (x *ExplainPathRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_v1_message_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPathRequest.ProtoReflect.Descriptor instead.
+func (*ExplainPathRequest) Descriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *ExplainPathRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+type ExplainPathResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	PeerId string                 `protobuf:"bytes,1,opt,name=peer_id,json=peerId,proto3" json:"peer_id,omitempty"`
+	// The sum of it in a line, for a person.
+	Verdict string `protobuf:"bytes,2,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// As Peer.route, Peer.relay_id and Peer.rtt_ms.
+	Route   Route   `protobuf:"varint,3,opt,name=route,proto3,enum=p2p.v1.Route" json:"route,omitempty"`
+	RelayId string  `protobuf:"bytes,4,opt,name=relay_id,json=relayId,proto3" json:"relay_id,omitempty"`
+	RttMs   float64 `protobuf:"fixed64,5,opt,name=rtt_ms,json=rttMs,proto3" json:"rtt_ms,omitempty"`
+	// Why it is not better, the most important first. Empty when all is well.
+	Advice []*Advice `protobuf:"bytes,6,rep,name=advice,proto3" json:"advice,omitempty"`
+	// The best first.
+	Connections []*PathConnection `protobuf:"bytes,7,rep,name=connections,proto3" json:"connections,omitempty"`
+	// The best first.
+	Addresses []*KnownAddress `protobuf:"bytes,8,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Attempts at a direct connection while it was relayed, oldest first; only
+	// the youngest are kept.
+	Punches []*PunchRound `protobuf:"bytes,9,rep,name=punches,proto3" json:"punches,omitempty"`
+	// What the peer says of its own NAT (IPv4). Absent: it did not say.
+	PeerNat *Nat `protobuf:"bytes,10,opt,name=peer_nat,json=peerNat,proto3" json:"peer_nat,omitempty"`
+	// It is being dialled now.
+	Dialling bool `protobuf:"varint,11,opt,name=dialling,proto3" json:"dialling,omitempty"`
+	// How long until a better path is looked for, by itself; 0: not planned.
+	NextTryMs     uint64 `protobuf:"varint,12,opt,name=next_try_ms,json=nextTryMs,proto3" json:"next_try_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPathResponse) Reset() {
+	*x = ExplainPathResponse{}
+	mi := &file_p2p_v1_message_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPathResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPathResponse) ProtoMessage() {}
+
+func (x *ExplainPathResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_v1_message_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPathResponse.ProtoReflect.Descriptor instead.
+func (*ExplainPathResponse) Descriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *ExplainPathResponse) GetPeerId() string {
+	if x != nil {
+		return x.PeerId
+	}
+	return ""
+}
+
+func (x *ExplainPathResponse) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *ExplainPathResponse) GetRoute() Route {
+	if x != nil {
+		return x.Route
+	}
+	return Route_ROUTE_UNSPECIFIED
+}
+
+func (x *ExplainPathResponse) GetRelayId() string {
+	if x != nil {
+		return x.RelayId
+	}
+	return ""
+}
+
+func (x *ExplainPathResponse) GetRttMs() float64 {
+	if x != nil {
+		return x.RttMs
+	}
+	return 0
+}
+
+func (x *ExplainPathResponse) GetAdvice() []*Advice {
+	if x != nil {
+		return x.Advice
+	}
+	return nil
+}
+
+func (x *ExplainPathResponse) GetConnections() []*PathConnection {
+	if x != nil {
+		return x.Connections
+	}
+	return nil
+}
+
+func (x *ExplainPathResponse) GetAddresses() []*KnownAddress {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *ExplainPathResponse) GetPunches() []*PunchRound {
+	if x != nil {
+		return x.Punches
+	}
+	return nil
+}
+
+func (x *ExplainPathResponse) GetPeerNat() *Nat {
+	if x != nil {
+		return x.PeerNat
+	}
+	return nil
+}
+
+func (x *ExplainPathResponse) GetDialling() bool {
+	if x != nil {
+		return x.Dialling
+	}
+	return false
+}
+
+func (x *ExplainPathResponse) GetNextTryMs() uint64 {
+	if x != nil {
+		return x.NextTryMs
+	}
+	return 0
+}
+
+// One connection with a peer.
+type PathConnection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Route Route                  `protobuf:"varint,1,opt,name=route,proto3,enum=p2p.v1.Route" json:"route,omitempty"`
+	// The peer's address.
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// This node dialled.
+	Dialled bool   `protobuf:"varint,3,opt,name=dialled,proto3" json:"dialled,omitempty"`
+	AgeMs   uint64 `protobuf:"varint,4,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
+	// Messages go over it.
+	InUse bool `protobuf:"varint,5,opt,name=in_use,json=inUse,proto3" json:"in_use,omitempty"`
+	// With ROUTE_RELAYED: peer id of the relay.
+	RelayId       string `protobuf:"bytes,6,opt,name=relay_id,json=relayId,proto3" json:"relay_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PathConnection) Reset() {
+	*x = PathConnection{}
+	mi := &file_p2p_v1_message_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PathConnection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PathConnection) ProtoMessage() {}
+
+func (x *PathConnection) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_v1_message_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PathConnection.ProtoReflect.Descriptor instead.
+func (*PathConnection) Descriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *PathConnection) GetRoute() Route {
+	if x != nil {
+		return x.Route
+	}
+	return Route_ROUTE_UNSPECIFIED
+}
+
+func (x *PathConnection) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *PathConnection) GetDialled() bool {
+	if x != nil {
+		return x.Dialled
+	}
+	return false
+}
+
+func (x *PathConnection) GetAgeMs() uint64 {
+	if x != nil {
+		return x.AgeMs
+	}
+	return 0
+}
+
+func (x *PathConnection) GetInUse() bool {
+	if x != nil {
+		return x.InUse
+	}
+	return false
+}
+
+func (x *PathConnection) GetRelayId() string {
+	if x != nil {
+		return x.RelayId
+	}
+	return ""
+}
+
+// An address of a peer, and what came of it.
+type KnownAddress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ends in /p2p/PEER_ID.
+	Address string      `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Source  KnownSource `protobuf:"varint,2,opt,name=source,proto3,enum=p2p.v1.KnownSource" json:"source,omitempty"`
+	// When it was told last.
+	ToldAt int64 `protobuf:"varint,3,opt,name=told_at,json=toldAt,proto3" json:"told_at,omitempty"`
+	// When it was tried last; 0: never.
+	TriedAt       int64      `protobuf:"varint,4,opt,name=tried_at,json=triedAt,proto3" json:"tried_at,omitempty"`
+	Outcome       TryOutcome `protobuf:"varint,5,opt,name=outcome,proto3,enum=p2p.v1.TryOutcome" json:"outcome,omitempty"`
+	Cause         string     `protobuf:"bytes,6,opt,name=cause,proto3" json:"cause,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KnownAddress) Reset() {
+	*x = KnownAddress{}
+	mi := &file_p2p_v1_message_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KnownAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KnownAddress) ProtoMessage() {}
+
+func (x *KnownAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_v1_message_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KnownAddress.ProtoReflect.Descriptor instead.
+func (*KnownAddress) Descriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *KnownAddress) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *KnownAddress) GetSource() KnownSource {
+	if x != nil {
+		return x.Source
+	}
+	return KnownSource_KNOWN_SOURCE_UNSPECIFIED
+}
+
+func (x *KnownAddress) GetToldAt() int64 {
+	if x != nil {
+		return x.ToldAt
+	}
+	return 0
+}
+
+func (x *KnownAddress) GetTriedAt() int64 {
+	if x != nil {
+		return x.TriedAt
+	}
+	return 0
+}
+
+func (x *KnownAddress) GetOutcome() TryOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return TryOutcome_TRY_OUTCOME_UNSPECIFIED
+}
+
+func (x *KnownAddress) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+// One attempt at a direct connection with a peer that is relayed.
+type PunchRound struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	BeganAt int64                  `protobuf:"varint,1,opt,name=began_at,json=beganAt,proto3" json:"began_at,omitempty"`
+	// From 1, counted anew when something changed.
+	Round uint32 `protobuf:"varint,2,opt,name=round,proto3" json:"round,omitempty"`
+	// What was done, for a person: who dialled, over what.
+	Plan string `protobuf:"bytes,3,opt,name=plan,proto3" json:"plan,omitempty"`
+	// Where the peer was looked for.
+	Addresses []string `protobuf:"bytes,4,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// 0 while it runs.
+	TookMs  float64    `protobuf:"fixed64,5,opt,name=took_ms,json=tookMs,proto3" json:"took_ms,omitempty"`
+	Outcome TryOutcome `protobuf:"varint,6,opt,name=outcome,proto3,enum=p2p.v1.TryOutcome" json:"outcome,omitempty"`
+	// Where the peer was, when it worked.
+	Address string `protobuf:"bytes,7,opt,name=address,proto3" json:"address,omitempty"`
+	// Why it failed.
+	Cause         string `protobuf:"bytes,8,opt,name=cause,proto3" json:"cause,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PunchRound) Reset() {
+	*x = PunchRound{}
+	mi := &file_p2p_v1_message_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PunchRound) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PunchRound) ProtoMessage() {}
+
+func (x *PunchRound) ProtoReflect() protoreflect.Message {
+	mi := &file_p2p_v1_message_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PunchRound.ProtoReflect.Descriptor instead.
+func (*PunchRound) Descriptor() ([]byte, []int) {
+	return file_p2p_v1_message_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *PunchRound) GetBeganAt() int64 {
+	if x != nil {
+		return x.BeganAt
+	}
+	return 0
+}
+
+func (x *PunchRound) GetRound() uint32 {
+	if x != nil {
+		return x.Round
+	}
+	return 0
+}
+
+func (x *PunchRound) GetPlan() string {
+	if x != nil {
+		return x.Plan
+	}
+	return ""
+}
+
+func (x *PunchRound) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *PunchRound) GetTookMs() float64 {
+	if x != nil {
+		return x.TookMs
+	}
+	return 0
+}
+
+func (x *PunchRound) GetOutcome() TryOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return TryOutcome_TRY_OUTCOME_UNSPECIFIED
+}
+
+func (x *PunchRound) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *PunchRound) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
 var File_p2p_v1_message_proto protoreflect.FileDescriptor
 
 const file_p2p_v1_message_proto_rawDesc = "" +
@@ -4430,7 +6491,7 @@ const file_p2p_v1_message_proto_rawDesc = "" +
 	"\x05route\x18\f \x01(\x0e2\r.p2p.v1.RouteR\x05route\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc2\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9d\x02\n" +
 	"\vSendRequest\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12)\n" +
 	"\amessage\x18\x02 \x01(\v2\x0f.p2p.v1.MessageR\amessage\x12 \n" +
@@ -4438,7 +6499,9 @@ const file_p2p_v1_message_proto_rawDesc = "" +
 	"\n" +
 	"timeout_ms\x18\x04 \x01(\rR\ttimeoutMs\x12\x15\n" +
 	"\x06ttl_ms\x18\x05 \x01(\x04R\x05ttlMs\x12\x1c\n" +
-	"\tephemeral\x18\x06 \x01(\bR\tephemeral\"\xc4\x01\n" +
+	"\tephemeral\x18\x06 \x01(\bR\tephemeral\x12&\n" +
+	"\x04path\x18\a \x01(\x0e2\x12.p2p.v1.PathPolicyR\x04path\x121\n" +
+	"\x15prefer_direct_wait_ms\x18\b \x01(\rR\x12preferDirectWaitMs\"\xc4\x01\n" +
 	"\fSendResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x14.p2p.v1.MessageStateR\x05state\x12\x1c\n" +
@@ -4548,7 +6611,7 @@ const file_p2p_v1_message_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"_\n" +
 	"\x11ListPeersResponse\x12\"\n" +
 	"\x05peers\x18\x01 \x03(\v2\f.p2p.v1.PeerR\x05peers\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xe5\x04\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x80\x05\n" +
 	"\x04Peer\x12\x17\n" +
 	"\apeer_id\x18\x01 \x01(\tR\x06peerId\x12\x14\n" +
 	"\x05alias\x18\x02 \x01(\tR\x05alias\x12#\n" +
@@ -4572,7 +6635,8 @@ const file_p2p_v1_message_proto_rawDesc = "" +
 	"\x04name\x18\x13 \x01(\tR\x04name\x12\x14\n" +
 	"\x05roles\x18\x14 \x03(\tR\x05roles\x12\x1a\n" +
 	"\bpresence\x18\x15 \x01(\tR\bpresence\x12!\n" +
-	"\fonline_since\x18\x16 \x01(\x03R\vonlineSince\"L\n" +
+	"\fonline_since\x18\x16 \x01(\x03R\vonlineSince\x12\x19\n" +
+	"\brelay_id\x18\x17 \x01(\tR\arelayId\"L\n" +
 	"\x0eConnectRequest\x12\x14\n" +
 	"\x04peer\x18\x01 \x01(\tH\x00R\x04peer\x12\x1a\n" +
 	"\aaddress\x18\x02 \x01(\tH\x00R\aaddressB\b\n" +
@@ -4659,7 +6723,7 @@ const file_p2p_v1_message_proto_rawDesc = "" +
 	"\x13SetPresenceResponse\x12%\n" +
 	"\x05ready\x18\x01 \x01(\v2\r.p2p.v1.ReadyH\x00R\x05readyB\a\n" +
 	"\x05frame\"\x0f\n" +
-	"\rStatusRequest\"\x81\x05\n" +
+	"\rStatusRequest\"\x82\x06\n" +
 	"\x0eStatusResponse\x12\x17\n" +
 	"\apeer_id\x18\x01 \x01(\tR\x06peerId\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1f\n" +
@@ -4682,7 +6746,10 @@ const file_p2p_v1_message_proto_rawDesc = "" +
 	"\n" +
 	"trust_open\x18\x10 \x01(\bR\ttrustOpen\x12\x1b\n" +
 	"\tstate_dir\x18\x11 \x01(\tR\bstateDir\x12\x12\n" +
-	"\x04name\x18\x12 \x01(\tR\x04name\"V\n" +
+	"\x04name\x18\x12 \x01(\tR\x04name\x12-\n" +
+	"\x12external_addresses\x18\x13 \x03(\tR\x11externalAddresses\x12%\n" +
+	"\x06relays\x18\x14 \x03(\v2\r.p2p.v1.RelayR\x06relays\x12)\n" +
+	"\aserving\x18\x15 \x01(\v2\x0f.p2p.v1.ServingR\aserving\"V\n" +
 	"\x05Queue\x12\x1a\n" +
 	"\bmessages\x18\x01 \x01(\x04R\bmessages\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x1b\n" +
@@ -4699,7 +6766,137 @@ const file_p2p_v1_message_proto_rawDesc = "" +
 	"\rmax_untrusted\x18\x03 \x01(\rR\fmaxUntrusted\x12 \n" +
 	"\fmax_per_peer\x18\x04 \x01(\rR\n" +
 	"maxPerPeer\x12\x18\n" +
-	"\arefused\x18\x05 \x01(\x04R\arefused*b\n" +
+	"\arefused\x18\x05 \x01(\x04R\arefused\"%\n" +
+	"\x0fFindPeerRequest\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\"\xc9\x01\n" +
+	"\x10FindPeerResponse\x12\x17\n" +
+	"\apeer_id\x18\x01 \x01(\tR\x06peerId\x122\n" +
+	"\taddresses\x18\x02 \x03(\v2\x14.p2p.v1.KnownAddressR\taddresses\x12#\n" +
+	"\rservers_asked\x18\x03 \x01(\rR\fserversAsked\x12\x12\n" +
+	"\x04hops\x18\x04 \x01(\rR\x04hops\x12\x17\n" +
+	"\atook_ms\x18\x05 \x01(\x01R\x06tookMs\x12\x16\n" +
+	"\x06detail\x18\x06 \x01(\tR\x06detail\"\x11\n" +
+	"\x0fNetCheckRequest\"\xd2\x02\n" +
+	"\x10NetCheckResponse\x12\x18\n" +
+	"\averdict\x18\x01 \x01(\tR\averdict\x12&\n" +
+	"\x06advice\x18\x02 \x03(\v2\x0e.p2p.v1.AdviceR\x06advice\x12\"\n" +
+	"\x06nat_v4\x18\x03 \x01(\v2\v.p2p.v1.NatR\x05natV4\x12\"\n" +
+	"\x06nat_v6\x18\x04 \x01(\v2\v.p2p.v1.NatR\x05natV6\x120\n" +
+	"\taddresses\x18\x05 \x03(\v2\x12.p2p.v1.OwnAddressR\taddresses\x120\n" +
+	"\bmappings\x18\x06 \x01(\v2\x14.p2p.v1.PortMappingsR\bmappings\x12%\n" +
+	"\x06relays\x18\a \x03(\v2\r.p2p.v1.RelayR\x06relays\x12)\n" +
+	"\aserving\x18\b \x01(\v2\x0f.p2p.v1.ServingR\aserving\"H\n" +
+	"\x06Advice\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x14\n" +
+	"\x05cause\x18\x02 \x01(\tR\x05cause\x12\x14\n" +
+	"\x05cures\x18\x03 \x03(\tR\x05cures\"\x80\x02\n" +
+	"\x03Nat\x12#\n" +
+	"\x04type\x18\x01 \x01(\x0e2\x0f.p2p.v1.NatTypeR\x04type\x12\x1b\n" +
+	"\tpublic_ip\x18\x02 \x01(\tR\bpublicIp\x12 \n" +
+	"\tport_kept\x18\x03 \x01(\bH\x00R\bportKept\x88\x01\x01\x12 \n" +
+	"\tport_step\x18\x04 \x01(\x11H\x01R\bportStep\x88\x01\x01\x12\x1c\n" +
+	"\tobservers\x18\x05 \x01(\rR\tobservers\x12\x1f\n" +
+	"\vudp_blocked\x18\x06 \x01(\bR\n" +
+	"udpBlocked\x12\x18\n" +
+	"\asummary\x18\a \x01(\tR\asummaryB\f\n" +
+	"\n" +
+	"_port_keptB\f\n" +
+	"\n" +
+	"_port_step\"\xfa\x01\n" +
+	"\n" +
+	"OwnAddress\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12-\n" +
+	"\x06source\x18\x02 \x01(\x0e2\x15.p2p.v1.AddressSourceR\x06source\x12)\n" +
+	"\averdict\x18\x03 \x01(\x0e2\x0f.p2p.v1.VerdictR\averdict\x12\x1f\n" +
+	"\vverified_by\x18\x04 \x03(\tR\n" +
+	"verifiedBy\x12\x1f\n" +
+	"\vverified_at\x18\x05 \x01(\x03R\n" +
+	"verifiedAt\x12\x1e\n" +
+	"\n" +
+	"advertised\x18\x06 \x01(\bR\n" +
+	"advertised\x12\x16\n" +
+	"\x06detail\x18\a \x01(\tR\x06detail\"\x85\x01\n" +
+	"\fPortMappings\x12\x18\n" +
+	"\agateway\x18\x01 \x01(\tR\agateway\x12\x16\n" +
+	"\x06router\x18\x02 \x01(\tR\x06router\x12\x18\n" +
+	"\asettled\x18\x03 \x01(\bR\asettled\x12)\n" +
+	"\x05ports\x18\x04 \x03(\v2\x13.p2p.v1.PortMappingR\x05ports\"\xe4\x01\n" +
+	"\vPortMapping\x12\x10\n" +
+	"\x03udp\x18\x01 \x01(\bR\x03udp\x12#\n" +
+	"\rinternal_port\x18\x02 \x01(\rR\finternalPort\x123\n" +
+	"\bprotocol\x18\x03 \x01(\x0e2\x17.p2p.v1.MappingProtocolR\bprotocol\x12\x1a\n" +
+	"\bexternal\x18\x04 \x01(\tR\bexternal\x12\x1d\n" +
+	"\n" +
+	"expires_at\x18\x05 \x01(\x03R\texpiresAt\x12\x16\n" +
+	"\x06usable\x18\x06 \x01(\bR\x06usable\x12\x16\n" +
+	"\x06detail\x18\a \x01(\tR\x06detail\"\xcc\x02\n" +
+	"\x05Relay\x12\x17\n" +
+	"\apeer_id\x18\x01 \x01(\tR\x06peerId\x12\x1e\n" +
+	"\n" +
+	"configured\x18\x02 \x01(\bR\n" +
+	"configured\x12\x1c\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\x12(\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x12.p2p.v1.RelayStateR\x05state\x12 \n" +
+	"\vconnections\x18\x05 \x01(\rR\vconnections\x12\x15\n" +
+	"\x06rtt_ms\x18\x06 \x01(\x01R\x05rttMs\x12\x1f\n" +
+	"\vreserved_ms\x18\a \x01(\x04R\n" +
+	"reservedMs\x12$\n" +
+	"\x0emax_circuit_ms\x18\b \x01(\x04R\fmaxCircuitMs\x12*\n" +
+	"\x11max_circuit_bytes\x18\t \x01(\x04R\x0fmaxCircuitBytes\x12\x16\n" +
+	"\x06detail\x18\n" +
+	" \x01(\tR\x06detail\"\xf5\x02\n" +
+	"\aServing\x12%\n" +
+	"\x04mode\x18\x01 \x01(\x0e2\x11.p2p.v1.ServeModeR\x04mode\x12\x16\n" +
+	"\x06active\x18\x02 \x01(\bR\x06active\x12\"\n" +
+	"\freservations\x18\x03 \x01(\rR\freservations\x12)\n" +
+	"\x10max_reservations\x18\x04 \x01(\rR\x0fmaxReservations\x12\x1a\n" +
+	"\bcircuits\x18\x05 \x01(\rR\bcircuits\x12!\n" +
+	"\fmax_circuits\x18\x06 \x01(\rR\vmaxCircuits\x121\n" +
+	"\x15max_circuits_per_peer\x18\a \x01(\rR\x12maxCircuitsPerPeer\x12*\n" +
+	"\x11max_circuit_bytes\x18\b \x01(\x04R\x0fmaxCircuitBytes\x12$\n" +
+	"\x0emax_circuit_ms\x18\t \x01(\x04R\fmaxCircuitMs\x12\x18\n" +
+	"\arefused\x18\n" +
+	" \x01(\x04R\arefused\"(\n" +
+	"\x12ExplainPathRequest\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\"\xc7\x03\n" +
+	"\x13ExplainPathResponse\x12\x17\n" +
+	"\apeer_id\x18\x01 \x01(\tR\x06peerId\x12\x18\n" +
+	"\averdict\x18\x02 \x01(\tR\averdict\x12#\n" +
+	"\x05route\x18\x03 \x01(\x0e2\r.p2p.v1.RouteR\x05route\x12\x19\n" +
+	"\brelay_id\x18\x04 \x01(\tR\arelayId\x12\x15\n" +
+	"\x06rtt_ms\x18\x05 \x01(\x01R\x05rttMs\x12&\n" +
+	"\x06advice\x18\x06 \x03(\v2\x0e.p2p.v1.AdviceR\x06advice\x128\n" +
+	"\vconnections\x18\a \x03(\v2\x16.p2p.v1.PathConnectionR\vconnections\x122\n" +
+	"\taddresses\x18\b \x03(\v2\x14.p2p.v1.KnownAddressR\taddresses\x12,\n" +
+	"\apunches\x18\t \x03(\v2\x12.p2p.v1.PunchRoundR\apunches\x12&\n" +
+	"\bpeer_nat\x18\n" +
+	" \x01(\v2\v.p2p.v1.NatR\apeerNat\x12\x1a\n" +
+	"\bdialling\x18\v \x01(\bR\bdialling\x12\x1e\n" +
+	"\vnext_try_ms\x18\f \x01(\x04R\tnextTryMs\"\xb2\x01\n" +
+	"\x0ePathConnection\x12#\n" +
+	"\x05route\x18\x01 \x01(\x0e2\r.p2p.v1.RouteR\x05route\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
+	"\adialled\x18\x03 \x01(\bR\adialled\x12\x15\n" +
+	"\x06age_ms\x18\x04 \x01(\x04R\x05ageMs\x12\x15\n" +
+	"\x06in_use\x18\x05 \x01(\bR\x05inUse\x12\x19\n" +
+	"\brelay_id\x18\x06 \x01(\tR\arelayId\"\xcd\x01\n" +
+	"\fKnownAddress\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12+\n" +
+	"\x06source\x18\x02 \x01(\x0e2\x13.p2p.v1.KnownSourceR\x06source\x12\x17\n" +
+	"\atold_at\x18\x03 \x01(\x03R\x06toldAt\x12\x19\n" +
+	"\btried_at\x18\x04 \x01(\x03R\atriedAt\x12,\n" +
+	"\aoutcome\x18\x05 \x01(\x0e2\x12.p2p.v1.TryOutcomeR\aoutcome\x12\x14\n" +
+	"\x05cause\x18\x06 \x01(\tR\x05cause\"\xe6\x01\n" +
+	"\n" +
+	"PunchRound\x12\x19\n" +
+	"\bbegan_at\x18\x01 \x01(\x03R\abeganAt\x12\x14\n" +
+	"\x05round\x18\x02 \x01(\rR\x05round\x12\x12\n" +
+	"\x04plan\x18\x03 \x01(\tR\x04plan\x12\x1c\n" +
+	"\taddresses\x18\x04 \x03(\tR\taddresses\x12\x17\n" +
+	"\atook_ms\x18\x05 \x01(\x01R\x06tookMs\x12,\n" +
+	"\aoutcome\x18\x06 \x01(\x0e2\x12.p2p.v1.TryOutcomeR\aoutcome\x12\x18\n" +
+	"\aaddress\x18\a \x01(\tR\aaddress\x12\x14\n" +
+	"\x05cause\x18\b \x01(\tR\x05cause*b\n" +
 	"\x05Route\x12\x15\n" +
 	"\x11ROUTE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tROUTE_LAN\x10\x01\x12\x10\n" +
@@ -4714,7 +6911,7 @@ const file_p2p_v1_message_proto_rawDesc = "" +
 	"\x14MESSAGE_STATE_STORED\x10\x03\x12\x19\n" +
 	"\x15MESSAGE_STATE_EXPIRED\x10\x05\x12\x1b\n" +
 	"\x17MESSAGE_STATE_CANCELLED\x10\x06\x12\x1a\n" +
-	"\x16MESSAGE_STATE_REJECTED\x10\a\"\x04\b\x04\x10\x04*\xf6\x01\n" +
+	"\x16MESSAGE_STATE_REJECTED\x10\a\"\x04\b\x04\x10\x04*\x87\x02\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14REASON_NOT_CONNECTED\x10\x01\x12\x14\n" +
@@ -4725,11 +6922,19 @@ const file_p2p_v1_message_proto_rawDesc = "" +
 	"\x12REASON_UNREACHABLE\x10\x06\x12\x14\n" +
 	"\x10REASON_LINK_LOST\x10\a\x12\x18\n" +
 	"\x14REASON_CONSUMER_BUSY\x10\b\x12\x16\n" +
-	"\x12REASON_NOT_IN_BOOK\x10\t*>\n" +
+	"\x12REASON_NOT_IN_BOOK\x10\t\x12\x0f\n" +
+	"\vREASON_PATH\x10\n" +
+	"*>\n" +
 	"\x04Wait\x12\x14\n" +
 	"\x10WAIT_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vWAIT_QUEUED\x10\x01\x12\x0f\n" +
-	"\vWAIT_STORED\x10\x02*K\n" +
+	"\vWAIT_STORED\x10\x02*z\n" +
+	"\n" +
+	"PathPolicy\x12\x1b\n" +
+	"\x17PATH_POLICY_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fPATH_POLICY_ANY\x10\x01\x12\x1d\n" +
+	"\x19PATH_POLICY_PREFER_DIRECT\x10\x02\x12\x1b\n" +
+	"\x17PATH_POLICY_DIRECT_ONLY\x10\x03*K\n" +
 	"\aAckMode\x12\x18\n" +
 	"\x14ACK_MODE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rACK_MODE_AUTO\x10\x01\x12\x13\n" +
@@ -4748,12 +6953,66 @@ const file_p2p_v1_message_proto_rawDesc = "" +
 	"\x11CHANGE_CAUSE_BOOK\x10\x05\x12\x17\n" +
 	"\x13CHANGE_CAUSE_JOINED\x10\x06\x12\x14\n" +
 	"\x10CHANGE_CAUSE_LAN\x10\a\x12\x18\n" +
-	"\x14CHANGE_CAUSE_REMOVED\x10\b*s\n" +
+	"\x14CHANGE_CAUSE_REMOVED\x10\b*\xf8\x01\n" +
 	"\tNodeState\x12\x1a\n" +
 	"\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14NODE_STATE_LISTENING\x10\x01\x12\x17\n" +
 	"\x13NODE_STATE_DEGRADED\x10\x02\x12\x17\n" +
-	"\x13NODE_STATE_DRAINING\x10\x032\x98\t\n" +
+	"\x13NODE_STATE_DRAINING\x10\x03\x12\x1b\n" +
+	"\x17NODE_STATE_BOOTSTRAPPED\x10\x04\x12\x17\n" +
+	"\x13NODE_STATE_RESERVED\x10\x05\x12\x18\n" +
+	"\x14NODE_STATE_PUBLISHED\x10\x06\x12\x17\n" +
+	"\x13NODE_STATE_VERIFIED\x10\a\x12\x1a\n" +
+	"\x16NODE_STATE_NEEDS_RELAY\x10\b*z\n" +
+	"\aNatType\x12\x18\n" +
+	"\x14NAT_TYPE_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rNAT_TYPE_NONE\x10\x01\x12!\n" +
+	"\x1dNAT_TYPE_ENDPOINT_INDEPENDENT\x10\x02\x12\x1f\n" +
+	"\x1bNAT_TYPE_ENDPOINT_DEPENDENT\x10\x03*\xbe\x01\n" +
+	"\rAddressSource\x12\x1e\n" +
+	"\x1aADDRESS_SOURCE_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18ADDRESS_SOURCE_INTERFACE\x10\x01\x12\x1d\n" +
+	"\x19ADDRESS_SOURCE_CONFIGURED\x10\x02\x12\x1b\n" +
+	"\x17ADDRESS_SOURCE_OBSERVED\x10\x03\x12\x19\n" +
+	"\x15ADDRESS_SOURCE_MAPPED\x10\x04\x12\x18\n" +
+	"\x14ADDRESS_SOURCE_RELAY\x10\x05*g\n" +
+	"\aVerdict\x12\x17\n" +
+	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11VERDICT_REACHABLE\x10\x01\x12\x17\n" +
+	"\x13VERDICT_UNREACHABLE\x10\x02\x12\x13\n" +
+	"\x0fVERDICT_ASSUMED\x10\x03*\x86\x01\n" +
+	"\x0fMappingProtocol\x12 \n" +
+	"\x1cMAPPING_PROTOCOL_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15MAPPING_PROTOCOL_UPNP\x10\x01\x12\x1c\n" +
+	"\x18MAPPING_PROTOCOL_NAT_PMP\x10\x02\x12\x18\n" +
+	"\x14MAPPING_PROTOCOL_PCP\x10\x03*\xaa\x01\n" +
+	"\n" +
+	"RelayState\x12\x1b\n" +
+	"\x17RELAY_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11RELAY_STATE_SPARE\x10\x01\x12\x1a\n" +
+	"\x16RELAY_STATE_CONNECTING\x10\x02\x12\x19\n" +
+	"\x15RELAY_STATE_RESERVING\x10\x03\x12\x18\n" +
+	"\x14RELAY_STATE_RESERVED\x10\x04\x12\x17\n" +
+	"\x13RELAY_STATE_WAITING\x10\x05*c\n" +
+	"\tServeMode\x12\x1a\n" +
+	"\x16SERVE_MODE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fSERVE_MODE_AUTO\x10\x01\x12\x11\n" +
+	"\rSERVE_MODE_ON\x10\x02\x12\x12\n" +
+	"\x0eSERVE_MODE_OFF\x10\x03*\xb8\x01\n" +
+	"\vKnownSource\x12\x1c\n" +
+	"\x18KNOWN_SOURCE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10KNOWN_SOURCE_LAN\x10\x01\x12\x15\n" +
+	"\x11KNOWN_SOURCE_BOOK\x10\x02\x12\x17\n" +
+	"\x13KNOWN_SOURCE_WORKED\x10\x03\x12\x15\n" +
+	"\x11KNOWN_SOURCE_PEER\x10\x04\x12\x16\n" +
+	"\x12KNOWN_SOURCE_FOUND\x10\x05\x12\x16\n" +
+	"\x12KNOWN_SOURCE_RELAY\x10\x06*Y\n" +
+	"\n" +
+	"TryOutcome\x12\x1b\n" +
+	"\x17TRY_OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12TRY_OUTCOME_WORKED\x10\x01\x12\x16\n" +
+	"\x12TRY_OUTCOME_FAILED\x10\x022\xde\n" +
+	"\n" +
 	"\x03P2P\x121\n" +
 	"\x04Send\x12\x13.p2p.v1.SendRequest\x1a\x14.p2p.v1.SendResponse\x12G\n" +
 	"\n" +
@@ -4768,7 +7027,10 @@ const file_p2p_v1_message_proto_rawDesc = "" +
 	"\aConnect\x12\x16.p2p.v1.ConnectRequest\x1a\x17.p2p.v1.ConnectResponse\x12C\n" +
 	"\n" +
 	"Disconnect\x12\x19.p2p.v1.DisconnectRequest\x1a\x1a.p2p.v1.DisconnectResponse\x121\n" +
-	"\x04Ping\x12\x13.p2p.v1.PingRequest\x1a\x14.p2p.v1.PingResponse\x12:\n" +
+	"\x04Ping\x12\x13.p2p.v1.PingRequest\x1a\x14.p2p.v1.PingResponse\x12=\n" +
+	"\bFindPeer\x12\x17.p2p.v1.FindPeerRequest\x1a\x18.p2p.v1.FindPeerResponse\x12=\n" +
+	"\bNetCheck\x12\x17.p2p.v1.NetCheckRequest\x1a\x18.p2p.v1.NetCheckResponse\x12F\n" +
+	"\vExplainPath\x12\x1a.p2p.v1.ExplainPathRequest\x1a\x1b.p2p.v1.ExplainPathResponse\x12:\n" +
 	"\aAddPeer\x12\x16.p2p.v1.AddPeerRequest\x1a\x17.p2p.v1.AddPeerResponse\x12C\n" +
 	"\n" +
 	"RemovePeer\x12\x19.p2p.v1.RemovePeerRequest\x1a\x1a.p2p.v1.RemovePeerResponse\x124\n" +
@@ -4792,164 +7054,223 @@ func file_p2p_v1_message_proto_rawDescGZIP() []byte {
 	return file_p2p_v1_message_proto_rawDescData
 }
 
-var file_p2p_v1_message_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_p2p_v1_message_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_p2p_v1_message_proto_enumTypes = make([]protoimpl.EnumInfo, 17)
+var file_p2p_v1_message_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
 var file_p2p_v1_message_proto_goTypes = []any{
 	(Route)(0),                   // 0: p2p.v1.Route
 	(MessageState)(0),            // 1: p2p.v1.MessageState
 	(Reason)(0),                  // 2: p2p.v1.Reason
 	(Wait)(0),                    // 3: p2p.v1.Wait
-	(AckMode)(0),                 // 4: p2p.v1.AckMode
-	(Trust)(0),                   // 5: p2p.v1.Trust
-	(ChangeCause)(0),             // 6: p2p.v1.ChangeCause
-	(NodeState)(0),               // 7: p2p.v1.NodeState
-	(*Message)(nil),              // 8: p2p.v1.Message
-	(*SendRequest)(nil),          // 9: p2p.v1.SendRequest
-	(*SendResponse)(nil),         // 10: p2p.v1.SendResponse
-	(*SendStreamRequest)(nil),    // 11: p2p.v1.SendStreamRequest
-	(*SendItem)(nil),             // 12: p2p.v1.SendItem
-	(*SendStreamResponse)(nil),   // 13: p2p.v1.SendStreamResponse
-	(*Ready)(nil),                // 14: p2p.v1.Ready
-	(*Receipts)(nil),             // 15: p2p.v1.Receipts
-	(*Receipt)(nil),              // 16: p2p.v1.Receipt
-	(*ListenRequest)(nil),        // 17: p2p.v1.ListenRequest
-	(*ListenResponse)(nil),       // 18: p2p.v1.ListenResponse
-	(*ListenReady)(nil),          // 19: p2p.v1.ListenReady
-	(*Deliveries)(nil),           // 20: p2p.v1.Deliveries
-	(*Delivery)(nil),             // 21: p2p.v1.Delivery
-	(*AckRequest)(nil),           // 22: p2p.v1.AckRequest
-	(*AckResponse)(nil),          // 23: p2p.v1.AckResponse
-	(*GetMessageRequest)(nil),    // 24: p2p.v1.GetMessageRequest
-	(*GetMessageResponse)(nil),   // 25: p2p.v1.GetMessageResponse
-	(*SentMessage)(nil),          // 26: p2p.v1.SentMessage
-	(*ListMessagesRequest)(nil),  // 27: p2p.v1.ListMessagesRequest
-	(*ListMessagesResponse)(nil), // 28: p2p.v1.ListMessagesResponse
-	(*CancelRequest)(nil),        // 29: p2p.v1.CancelRequest
-	(*CancelResponse)(nil),       // 30: p2p.v1.CancelResponse
-	(*ListPeersRequest)(nil),     // 31: p2p.v1.ListPeersRequest
-	(*ListPeersResponse)(nil),    // 32: p2p.v1.ListPeersResponse
-	(*Peer)(nil),                 // 33: p2p.v1.Peer
-	(*ConnectRequest)(nil),       // 34: p2p.v1.ConnectRequest
-	(*ConnectResponse)(nil),      // 35: p2p.v1.ConnectResponse
-	(*DisconnectRequest)(nil),    // 36: p2p.v1.DisconnectRequest
-	(*DisconnectResponse)(nil),   // 37: p2p.v1.DisconnectResponse
-	(*PingRequest)(nil),          // 38: p2p.v1.PingRequest
-	(*PingResponse)(nil),         // 39: p2p.v1.PingResponse
-	(*AddPeerRequest)(nil),       // 40: p2p.v1.AddPeerRequest
-	(*AddPeerResponse)(nil),      // 41: p2p.v1.AddPeerResponse
-	(*RemovePeerRequest)(nil),    // 42: p2p.v1.RemovePeerRequest
-	(*RemovePeerResponse)(nil),   // 43: p2p.v1.RemovePeerResponse
-	(*BlockRequest)(nil),         // 44: p2p.v1.BlockRequest
-	(*BlockResponse)(nil),        // 45: p2p.v1.BlockResponse
-	(*InviteRequest)(nil),        // 46: p2p.v1.InviteRequest
-	(*InviteResponse)(nil),       // 47: p2p.v1.InviteResponse
-	(*JoinRequest)(nil),          // 48: p2p.v1.JoinRequest
-	(*JoinResponse)(nil),         // 49: p2p.v1.JoinResponse
-	(*WatchPeersRequest)(nil),    // 50: p2p.v1.WatchPeersRequest
-	(*WatchPeersResponse)(nil),   // 51: p2p.v1.WatchPeersResponse
-	(*PeerSnapshot)(nil),         // 52: p2p.v1.PeerSnapshot
-	(*PeerChanges)(nil),          // 53: p2p.v1.PeerChanges
-	(*Lagged)(nil),               // 54: p2p.v1.Lagged
-	(*PeerChange)(nil),           // 55: p2p.v1.PeerChange
-	(*SetPresenceRequest)(nil),   // 56: p2p.v1.SetPresenceRequest
-	(*SetPresenceResponse)(nil),  // 57: p2p.v1.SetPresenceResponse
-	(*StatusRequest)(nil),        // 58: p2p.v1.StatusRequest
-	(*StatusResponse)(nil),       // 59: p2p.v1.StatusResponse
-	(*Queue)(nil),                // 60: p2p.v1.Queue
-	(*Limits)(nil),               // 61: p2p.v1.Limits
-	(*Connections)(nil),          // 62: p2p.v1.Connections
-	nil,                          // 63: p2p.v1.Message.MetadataEntry
+	(PathPolicy)(0),              // 4: p2p.v1.PathPolicy
+	(AckMode)(0),                 // 5: p2p.v1.AckMode
+	(Trust)(0),                   // 6: p2p.v1.Trust
+	(ChangeCause)(0),             // 7: p2p.v1.ChangeCause
+	(NodeState)(0),               // 8: p2p.v1.NodeState
+	(NatType)(0),                 // 9: p2p.v1.NatType
+	(AddressSource)(0),           // 10: p2p.v1.AddressSource
+	(Verdict)(0),                 // 11: p2p.v1.Verdict
+	(MappingProtocol)(0),         // 12: p2p.v1.MappingProtocol
+	(RelayState)(0),              // 13: p2p.v1.RelayState
+	(ServeMode)(0),               // 14: p2p.v1.ServeMode
+	(KnownSource)(0),             // 15: p2p.v1.KnownSource
+	(TryOutcome)(0),              // 16: p2p.v1.TryOutcome
+	(*Message)(nil),              // 17: p2p.v1.Message
+	(*SendRequest)(nil),          // 18: p2p.v1.SendRequest
+	(*SendResponse)(nil),         // 19: p2p.v1.SendResponse
+	(*SendStreamRequest)(nil),    // 20: p2p.v1.SendStreamRequest
+	(*SendItem)(nil),             // 21: p2p.v1.SendItem
+	(*SendStreamResponse)(nil),   // 22: p2p.v1.SendStreamResponse
+	(*Ready)(nil),                // 23: p2p.v1.Ready
+	(*Receipts)(nil),             // 24: p2p.v1.Receipts
+	(*Receipt)(nil),              // 25: p2p.v1.Receipt
+	(*ListenRequest)(nil),        // 26: p2p.v1.ListenRequest
+	(*ListenResponse)(nil),       // 27: p2p.v1.ListenResponse
+	(*ListenReady)(nil),          // 28: p2p.v1.ListenReady
+	(*Deliveries)(nil),           // 29: p2p.v1.Deliveries
+	(*Delivery)(nil),             // 30: p2p.v1.Delivery
+	(*AckRequest)(nil),           // 31: p2p.v1.AckRequest
+	(*AckResponse)(nil),          // 32: p2p.v1.AckResponse
+	(*GetMessageRequest)(nil),    // 33: p2p.v1.GetMessageRequest
+	(*GetMessageResponse)(nil),   // 34: p2p.v1.GetMessageResponse
+	(*SentMessage)(nil),          // 35: p2p.v1.SentMessage
+	(*ListMessagesRequest)(nil),  // 36: p2p.v1.ListMessagesRequest
+	(*ListMessagesResponse)(nil), // 37: p2p.v1.ListMessagesResponse
+	(*CancelRequest)(nil),        // 38: p2p.v1.CancelRequest
+	(*CancelResponse)(nil),       // 39: p2p.v1.CancelResponse
+	(*ListPeersRequest)(nil),     // 40: p2p.v1.ListPeersRequest
+	(*ListPeersResponse)(nil),    // 41: p2p.v1.ListPeersResponse
+	(*Peer)(nil),                 // 42: p2p.v1.Peer
+	(*ConnectRequest)(nil),       // 43: p2p.v1.ConnectRequest
+	(*ConnectResponse)(nil),      // 44: p2p.v1.ConnectResponse
+	(*DisconnectRequest)(nil),    // 45: p2p.v1.DisconnectRequest
+	(*DisconnectResponse)(nil),   // 46: p2p.v1.DisconnectResponse
+	(*PingRequest)(nil),          // 47: p2p.v1.PingRequest
+	(*PingResponse)(nil),         // 48: p2p.v1.PingResponse
+	(*AddPeerRequest)(nil),       // 49: p2p.v1.AddPeerRequest
+	(*AddPeerResponse)(nil),      // 50: p2p.v1.AddPeerResponse
+	(*RemovePeerRequest)(nil),    // 51: p2p.v1.RemovePeerRequest
+	(*RemovePeerResponse)(nil),   // 52: p2p.v1.RemovePeerResponse
+	(*BlockRequest)(nil),         // 53: p2p.v1.BlockRequest
+	(*BlockResponse)(nil),        // 54: p2p.v1.BlockResponse
+	(*InviteRequest)(nil),        // 55: p2p.v1.InviteRequest
+	(*InviteResponse)(nil),       // 56: p2p.v1.InviteResponse
+	(*JoinRequest)(nil),          // 57: p2p.v1.JoinRequest
+	(*JoinResponse)(nil),         // 58: p2p.v1.JoinResponse
+	(*WatchPeersRequest)(nil),    // 59: p2p.v1.WatchPeersRequest
+	(*WatchPeersResponse)(nil),   // 60: p2p.v1.WatchPeersResponse
+	(*PeerSnapshot)(nil),         // 61: p2p.v1.PeerSnapshot
+	(*PeerChanges)(nil),          // 62: p2p.v1.PeerChanges
+	(*Lagged)(nil),               // 63: p2p.v1.Lagged
+	(*PeerChange)(nil),           // 64: p2p.v1.PeerChange
+	(*SetPresenceRequest)(nil),   // 65: p2p.v1.SetPresenceRequest
+	(*SetPresenceResponse)(nil),  // 66: p2p.v1.SetPresenceResponse
+	(*StatusRequest)(nil),        // 67: p2p.v1.StatusRequest
+	(*StatusResponse)(nil),       // 68: p2p.v1.StatusResponse
+	(*Queue)(nil),                // 69: p2p.v1.Queue
+	(*Limits)(nil),               // 70: p2p.v1.Limits
+	(*Connections)(nil),          // 71: p2p.v1.Connections
+	(*FindPeerRequest)(nil),      // 72: p2p.v1.FindPeerRequest
+	(*FindPeerResponse)(nil),     // 73: p2p.v1.FindPeerResponse
+	(*NetCheckRequest)(nil),      // 74: p2p.v1.NetCheckRequest
+	(*NetCheckResponse)(nil),     // 75: p2p.v1.NetCheckResponse
+	(*Advice)(nil),               // 76: p2p.v1.Advice
+	(*Nat)(nil),                  // 77: p2p.v1.Nat
+	(*OwnAddress)(nil),           // 78: p2p.v1.OwnAddress
+	(*PortMappings)(nil),         // 79: p2p.v1.PortMappings
+	(*PortMapping)(nil),          // 80: p2p.v1.PortMapping
+	(*Relay)(nil),                // 81: p2p.v1.Relay
+	(*Serving)(nil),              // 82: p2p.v1.Serving
+	(*ExplainPathRequest)(nil),   // 83: p2p.v1.ExplainPathRequest
+	(*ExplainPathResponse)(nil),  // 84: p2p.v1.ExplainPathResponse
+	(*PathConnection)(nil),       // 85: p2p.v1.PathConnection
+	(*KnownAddress)(nil),         // 86: p2p.v1.KnownAddress
+	(*PunchRound)(nil),           // 87: p2p.v1.PunchRound
+	nil,                          // 88: p2p.v1.Message.MetadataEntry
 }
 var file_p2p_v1_message_proto_depIdxs = []int32{
-	63, // 0: p2p.v1.Message.metadata:type_name -> p2p.v1.Message.MetadataEntry
+	88, // 0: p2p.v1.Message.metadata:type_name -> p2p.v1.Message.MetadataEntry
 	0,  // 1: p2p.v1.Message.route:type_name -> p2p.v1.Route
-	8,  // 2: p2p.v1.SendRequest.message:type_name -> p2p.v1.Message
+	17, // 2: p2p.v1.SendRequest.message:type_name -> p2p.v1.Message
 	3,  // 3: p2p.v1.SendRequest.wait:type_name -> p2p.v1.Wait
-	1,  // 4: p2p.v1.SendResponse.state:type_name -> p2p.v1.MessageState
-	2,  // 5: p2p.v1.SendResponse.reason:type_name -> p2p.v1.Reason
-	12, // 6: p2p.v1.SendStreamRequest.items:type_name -> p2p.v1.SendItem
-	9,  // 7: p2p.v1.SendItem.request:type_name -> p2p.v1.SendRequest
-	14, // 8: p2p.v1.SendStreamResponse.ready:type_name -> p2p.v1.Ready
-	15, // 9: p2p.v1.SendStreamResponse.receipts:type_name -> p2p.v1.Receipts
-	16, // 10: p2p.v1.Receipts.receipts:type_name -> p2p.v1.Receipt
-	10, // 11: p2p.v1.Receipt.response:type_name -> p2p.v1.SendResponse
-	4,  // 12: p2p.v1.ListenRequest.ack_mode:type_name -> p2p.v1.AckMode
-	19, // 13: p2p.v1.ListenResponse.ready:type_name -> p2p.v1.ListenReady
-	20, // 14: p2p.v1.ListenResponse.deliveries:type_name -> p2p.v1.Deliveries
-	21, // 15: p2p.v1.Deliveries.deliveries:type_name -> p2p.v1.Delivery
-	8,  // 16: p2p.v1.Delivery.message:type_name -> p2p.v1.Message
-	26, // 17: p2p.v1.GetMessageResponse.message:type_name -> p2p.v1.SentMessage
-	1,  // 18: p2p.v1.SentMessage.state:type_name -> p2p.v1.MessageState
-	2,  // 19: p2p.v1.SentMessage.reason:type_name -> p2p.v1.Reason
-	1,  // 20: p2p.v1.SentMessage.pending_outcome:type_name -> p2p.v1.MessageState
-	26, // 21: p2p.v1.ListMessagesResponse.messages:type_name -> p2p.v1.SentMessage
-	26, // 22: p2p.v1.CancelResponse.message:type_name -> p2p.v1.SentMessage
-	33, // 23: p2p.v1.ListPeersResponse.peers:type_name -> p2p.v1.Peer
-	5,  // 24: p2p.v1.Peer.trust:type_name -> p2p.v1.Trust
-	0,  // 25: p2p.v1.Peer.route:type_name -> p2p.v1.Route
-	2,  // 26: p2p.v1.Peer.reason:type_name -> p2p.v1.Reason
-	0,  // 27: p2p.v1.ConnectResponse.route:type_name -> p2p.v1.Route
-	0,  // 28: p2p.v1.PingResponse.route:type_name -> p2p.v1.Route
-	5,  // 29: p2p.v1.AddPeerRequest.trust:type_name -> p2p.v1.Trust
-	33, // 30: p2p.v1.AddPeerResponse.peer:type_name -> p2p.v1.Peer
-	0,  // 31: p2p.v1.JoinResponse.route:type_name -> p2p.v1.Route
-	14, // 32: p2p.v1.WatchPeersResponse.ready:type_name -> p2p.v1.Ready
-	52, // 33: p2p.v1.WatchPeersResponse.snapshot:type_name -> p2p.v1.PeerSnapshot
-	53, // 34: p2p.v1.WatchPeersResponse.changes:type_name -> p2p.v1.PeerChanges
-	54, // 35: p2p.v1.WatchPeersResponse.lagged:type_name -> p2p.v1.Lagged
-	33, // 36: p2p.v1.PeerSnapshot.peers:type_name -> p2p.v1.Peer
-	55, // 37: p2p.v1.PeerChanges.changes:type_name -> p2p.v1.PeerChange
-	6,  // 38: p2p.v1.PeerChange.cause:type_name -> p2p.v1.ChangeCause
-	33, // 39: p2p.v1.PeerChange.peer:type_name -> p2p.v1.Peer
-	14, // 40: p2p.v1.SetPresenceResponse.ready:type_name -> p2p.v1.Ready
-	7,  // 41: p2p.v1.StatusResponse.states:type_name -> p2p.v1.NodeState
-	60, // 42: p2p.v1.StatusResponse.outbox:type_name -> p2p.v1.Queue
-	60, // 43: p2p.v1.StatusResponse.inbox:type_name -> p2p.v1.Queue
-	61, // 44: p2p.v1.StatusResponse.limits:type_name -> p2p.v1.Limits
-	62, // 45: p2p.v1.StatusResponse.connections:type_name -> p2p.v1.Connections
-	9,  // 46: p2p.v1.P2P.Send:input_type -> p2p.v1.SendRequest
-	11, // 47: p2p.v1.P2P.SendStream:input_type -> p2p.v1.SendStreamRequest
-	17, // 48: p2p.v1.P2P.Listen:input_type -> p2p.v1.ListenRequest
-	22, // 49: p2p.v1.P2P.Ack:input_type -> p2p.v1.AckRequest
-	24, // 50: p2p.v1.P2P.GetMessage:input_type -> p2p.v1.GetMessageRequest
-	27, // 51: p2p.v1.P2P.ListMessages:input_type -> p2p.v1.ListMessagesRequest
-	29, // 52: p2p.v1.P2P.Cancel:input_type -> p2p.v1.CancelRequest
-	31, // 53: p2p.v1.P2P.ListPeers:input_type -> p2p.v1.ListPeersRequest
-	34, // 54: p2p.v1.P2P.Connect:input_type -> p2p.v1.ConnectRequest
-	36, // 55: p2p.v1.P2P.Disconnect:input_type -> p2p.v1.DisconnectRequest
-	38, // 56: p2p.v1.P2P.Ping:input_type -> p2p.v1.PingRequest
-	40, // 57: p2p.v1.P2P.AddPeer:input_type -> p2p.v1.AddPeerRequest
-	42, // 58: p2p.v1.P2P.RemovePeer:input_type -> p2p.v1.RemovePeerRequest
-	44, // 59: p2p.v1.P2P.Block:input_type -> p2p.v1.BlockRequest
-	46, // 60: p2p.v1.P2P.Invite:input_type -> p2p.v1.InviteRequest
-	48, // 61: p2p.v1.P2P.Join:input_type -> p2p.v1.JoinRequest
-	50, // 62: p2p.v1.P2P.WatchPeers:input_type -> p2p.v1.WatchPeersRequest
-	56, // 63: p2p.v1.P2P.SetPresence:input_type -> p2p.v1.SetPresenceRequest
-	58, // 64: p2p.v1.P2P.Status:input_type -> p2p.v1.StatusRequest
-	10, // 65: p2p.v1.P2P.Send:output_type -> p2p.v1.SendResponse
-	13, // 66: p2p.v1.P2P.SendStream:output_type -> p2p.v1.SendStreamResponse
-	18, // 67: p2p.v1.P2P.Listen:output_type -> p2p.v1.ListenResponse
-	23, // 68: p2p.v1.P2P.Ack:output_type -> p2p.v1.AckResponse
-	25, // 69: p2p.v1.P2P.GetMessage:output_type -> p2p.v1.GetMessageResponse
-	28, // 70: p2p.v1.P2P.ListMessages:output_type -> p2p.v1.ListMessagesResponse
-	30, // 71: p2p.v1.P2P.Cancel:output_type -> p2p.v1.CancelResponse
-	32, // 72: p2p.v1.P2P.ListPeers:output_type -> p2p.v1.ListPeersResponse
-	35, // 73: p2p.v1.P2P.Connect:output_type -> p2p.v1.ConnectResponse
-	37, // 74: p2p.v1.P2P.Disconnect:output_type -> p2p.v1.DisconnectResponse
-	39, // 75: p2p.v1.P2P.Ping:output_type -> p2p.v1.PingResponse
-	41, // 76: p2p.v1.P2P.AddPeer:output_type -> p2p.v1.AddPeerResponse
-	43, // 77: p2p.v1.P2P.RemovePeer:output_type -> p2p.v1.RemovePeerResponse
-	45, // 78: p2p.v1.P2P.Block:output_type -> p2p.v1.BlockResponse
-	47, // 79: p2p.v1.P2P.Invite:output_type -> p2p.v1.InviteResponse
-	49, // 80: p2p.v1.P2P.Join:output_type -> p2p.v1.JoinResponse
-	51, // 81: p2p.v1.P2P.WatchPeers:output_type -> p2p.v1.WatchPeersResponse
-	57, // 82: p2p.v1.P2P.SetPresence:output_type -> p2p.v1.SetPresenceResponse
-	59, // 83: p2p.v1.P2P.Status:output_type -> p2p.v1.StatusResponse
-	65, // [65:84] is the sub-list for method output_type
-	46, // [46:65] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	4,  // 4: p2p.v1.SendRequest.path:type_name -> p2p.v1.PathPolicy
+	1,  // 5: p2p.v1.SendResponse.state:type_name -> p2p.v1.MessageState
+	2,  // 6: p2p.v1.SendResponse.reason:type_name -> p2p.v1.Reason
+	21, // 7: p2p.v1.SendStreamRequest.items:type_name -> p2p.v1.SendItem
+	18, // 8: p2p.v1.SendItem.request:type_name -> p2p.v1.SendRequest
+	23, // 9: p2p.v1.SendStreamResponse.ready:type_name -> p2p.v1.Ready
+	24, // 10: p2p.v1.SendStreamResponse.receipts:type_name -> p2p.v1.Receipts
+	25, // 11: p2p.v1.Receipts.receipts:type_name -> p2p.v1.Receipt
+	19, // 12: p2p.v1.Receipt.response:type_name -> p2p.v1.SendResponse
+	5,  // 13: p2p.v1.ListenRequest.ack_mode:type_name -> p2p.v1.AckMode
+	28, // 14: p2p.v1.ListenResponse.ready:type_name -> p2p.v1.ListenReady
+	29, // 15: p2p.v1.ListenResponse.deliveries:type_name -> p2p.v1.Deliveries
+	30, // 16: p2p.v1.Deliveries.deliveries:type_name -> p2p.v1.Delivery
+	17, // 17: p2p.v1.Delivery.message:type_name -> p2p.v1.Message
+	35, // 18: p2p.v1.GetMessageResponse.message:type_name -> p2p.v1.SentMessage
+	1,  // 19: p2p.v1.SentMessage.state:type_name -> p2p.v1.MessageState
+	2,  // 20: p2p.v1.SentMessage.reason:type_name -> p2p.v1.Reason
+	1,  // 21: p2p.v1.SentMessage.pending_outcome:type_name -> p2p.v1.MessageState
+	35, // 22: p2p.v1.ListMessagesResponse.messages:type_name -> p2p.v1.SentMessage
+	35, // 23: p2p.v1.CancelResponse.message:type_name -> p2p.v1.SentMessage
+	42, // 24: p2p.v1.ListPeersResponse.peers:type_name -> p2p.v1.Peer
+	6,  // 25: p2p.v1.Peer.trust:type_name -> p2p.v1.Trust
+	0,  // 26: p2p.v1.Peer.route:type_name -> p2p.v1.Route
+	2,  // 27: p2p.v1.Peer.reason:type_name -> p2p.v1.Reason
+	0,  // 28: p2p.v1.ConnectResponse.route:type_name -> p2p.v1.Route
+	0,  // 29: p2p.v1.PingResponse.route:type_name -> p2p.v1.Route
+	6,  // 30: p2p.v1.AddPeerRequest.trust:type_name -> p2p.v1.Trust
+	42, // 31: p2p.v1.AddPeerResponse.peer:type_name -> p2p.v1.Peer
+	0,  // 32: p2p.v1.JoinResponse.route:type_name -> p2p.v1.Route
+	23, // 33: p2p.v1.WatchPeersResponse.ready:type_name -> p2p.v1.Ready
+	61, // 34: p2p.v1.WatchPeersResponse.snapshot:type_name -> p2p.v1.PeerSnapshot
+	62, // 35: p2p.v1.WatchPeersResponse.changes:type_name -> p2p.v1.PeerChanges
+	63, // 36: p2p.v1.WatchPeersResponse.lagged:type_name -> p2p.v1.Lagged
+	42, // 37: p2p.v1.PeerSnapshot.peers:type_name -> p2p.v1.Peer
+	64, // 38: p2p.v1.PeerChanges.changes:type_name -> p2p.v1.PeerChange
+	7,  // 39: p2p.v1.PeerChange.cause:type_name -> p2p.v1.ChangeCause
+	42, // 40: p2p.v1.PeerChange.peer:type_name -> p2p.v1.Peer
+	23, // 41: p2p.v1.SetPresenceResponse.ready:type_name -> p2p.v1.Ready
+	8,  // 42: p2p.v1.StatusResponse.states:type_name -> p2p.v1.NodeState
+	69, // 43: p2p.v1.StatusResponse.outbox:type_name -> p2p.v1.Queue
+	69, // 44: p2p.v1.StatusResponse.inbox:type_name -> p2p.v1.Queue
+	70, // 45: p2p.v1.StatusResponse.limits:type_name -> p2p.v1.Limits
+	71, // 46: p2p.v1.StatusResponse.connections:type_name -> p2p.v1.Connections
+	81, // 47: p2p.v1.StatusResponse.relays:type_name -> p2p.v1.Relay
+	82, // 48: p2p.v1.StatusResponse.serving:type_name -> p2p.v1.Serving
+	86, // 49: p2p.v1.FindPeerResponse.addresses:type_name -> p2p.v1.KnownAddress
+	76, // 50: p2p.v1.NetCheckResponse.advice:type_name -> p2p.v1.Advice
+	77, // 51: p2p.v1.NetCheckResponse.nat_v4:type_name -> p2p.v1.Nat
+	77, // 52: p2p.v1.NetCheckResponse.nat_v6:type_name -> p2p.v1.Nat
+	78, // 53: p2p.v1.NetCheckResponse.addresses:type_name -> p2p.v1.OwnAddress
+	79, // 54: p2p.v1.NetCheckResponse.mappings:type_name -> p2p.v1.PortMappings
+	81, // 55: p2p.v1.NetCheckResponse.relays:type_name -> p2p.v1.Relay
+	82, // 56: p2p.v1.NetCheckResponse.serving:type_name -> p2p.v1.Serving
+	9,  // 57: p2p.v1.Nat.type:type_name -> p2p.v1.NatType
+	10, // 58: p2p.v1.OwnAddress.source:type_name -> p2p.v1.AddressSource
+	11, // 59: p2p.v1.OwnAddress.verdict:type_name -> p2p.v1.Verdict
+	80, // 60: p2p.v1.PortMappings.ports:type_name -> p2p.v1.PortMapping
+	12, // 61: p2p.v1.PortMapping.protocol:type_name -> p2p.v1.MappingProtocol
+	13, // 62: p2p.v1.Relay.state:type_name -> p2p.v1.RelayState
+	14, // 63: p2p.v1.Serving.mode:type_name -> p2p.v1.ServeMode
+	0,  // 64: p2p.v1.ExplainPathResponse.route:type_name -> p2p.v1.Route
+	76, // 65: p2p.v1.ExplainPathResponse.advice:type_name -> p2p.v1.Advice
+	85, // 66: p2p.v1.ExplainPathResponse.connections:type_name -> p2p.v1.PathConnection
+	86, // 67: p2p.v1.ExplainPathResponse.addresses:type_name -> p2p.v1.KnownAddress
+	87, // 68: p2p.v1.ExplainPathResponse.punches:type_name -> p2p.v1.PunchRound
+	77, // 69: p2p.v1.ExplainPathResponse.peer_nat:type_name -> p2p.v1.Nat
+	0,  // 70: p2p.v1.PathConnection.route:type_name -> p2p.v1.Route
+	15, // 71: p2p.v1.KnownAddress.source:type_name -> p2p.v1.KnownSource
+	16, // 72: p2p.v1.KnownAddress.outcome:type_name -> p2p.v1.TryOutcome
+	16, // 73: p2p.v1.PunchRound.outcome:type_name -> p2p.v1.TryOutcome
+	18, // 74: p2p.v1.P2P.Send:input_type -> p2p.v1.SendRequest
+	20, // 75: p2p.v1.P2P.SendStream:input_type -> p2p.v1.SendStreamRequest
+	26, // 76: p2p.v1.P2P.Listen:input_type -> p2p.v1.ListenRequest
+	31, // 77: p2p.v1.P2P.Ack:input_type -> p2p.v1.AckRequest
+	33, // 78: p2p.v1.P2P.GetMessage:input_type -> p2p.v1.GetMessageRequest
+	36, // 79: p2p.v1.P2P.ListMessages:input_type -> p2p.v1.ListMessagesRequest
+	38, // 80: p2p.v1.P2P.Cancel:input_type -> p2p.v1.CancelRequest
+	40, // 81: p2p.v1.P2P.ListPeers:input_type -> p2p.v1.ListPeersRequest
+	43, // 82: p2p.v1.P2P.Connect:input_type -> p2p.v1.ConnectRequest
+	45, // 83: p2p.v1.P2P.Disconnect:input_type -> p2p.v1.DisconnectRequest
+	47, // 84: p2p.v1.P2P.Ping:input_type -> p2p.v1.PingRequest
+	72, // 85: p2p.v1.P2P.FindPeer:input_type -> p2p.v1.FindPeerRequest
+	74, // 86: p2p.v1.P2P.NetCheck:input_type -> p2p.v1.NetCheckRequest
+	83, // 87: p2p.v1.P2P.ExplainPath:input_type -> p2p.v1.ExplainPathRequest
+	49, // 88: p2p.v1.P2P.AddPeer:input_type -> p2p.v1.AddPeerRequest
+	51, // 89: p2p.v1.P2P.RemovePeer:input_type -> p2p.v1.RemovePeerRequest
+	53, // 90: p2p.v1.P2P.Block:input_type -> p2p.v1.BlockRequest
+	55, // 91: p2p.v1.P2P.Invite:input_type -> p2p.v1.InviteRequest
+	57, // 92: p2p.v1.P2P.Join:input_type -> p2p.v1.JoinRequest
+	59, // 93: p2p.v1.P2P.WatchPeers:input_type -> p2p.v1.WatchPeersRequest
+	65, // 94: p2p.v1.P2P.SetPresence:input_type -> p2p.v1.SetPresenceRequest
+	67, // 95: p2p.v1.P2P.Status:input_type -> p2p.v1.StatusRequest
+	19, // 96: p2p.v1.P2P.Send:output_type -> p2p.v1.SendResponse
+	22, // 97: p2p.v1.P2P.SendStream:output_type -> p2p.v1.SendStreamResponse
+	27, // 98: p2p.v1.P2P.Listen:output_type -> p2p.v1.ListenResponse
+	32, // 99: p2p.v1.P2P.Ack:output_type -> p2p.v1.AckResponse
+	34, // 100: p2p.v1.P2P.GetMessage:output_type -> p2p.v1.GetMessageResponse
+	37, // 101: p2p.v1.P2P.ListMessages:output_type -> p2p.v1.ListMessagesResponse
+	39, // 102: p2p.v1.P2P.Cancel:output_type -> p2p.v1.CancelResponse
+	41, // 103: p2p.v1.P2P.ListPeers:output_type -> p2p.v1.ListPeersResponse
+	44, // 104: p2p.v1.P2P.Connect:output_type -> p2p.v1.ConnectResponse
+	46, // 105: p2p.v1.P2P.Disconnect:output_type -> p2p.v1.DisconnectResponse
+	48, // 106: p2p.v1.P2P.Ping:output_type -> p2p.v1.PingResponse
+	73, // 107: p2p.v1.P2P.FindPeer:output_type -> p2p.v1.FindPeerResponse
+	75, // 108: p2p.v1.P2P.NetCheck:output_type -> p2p.v1.NetCheckResponse
+	84, // 109: p2p.v1.P2P.ExplainPath:output_type -> p2p.v1.ExplainPathResponse
+	50, // 110: p2p.v1.P2P.AddPeer:output_type -> p2p.v1.AddPeerResponse
+	52, // 111: p2p.v1.P2P.RemovePeer:output_type -> p2p.v1.RemovePeerResponse
+	54, // 112: p2p.v1.P2P.Block:output_type -> p2p.v1.BlockResponse
+	56, // 113: p2p.v1.P2P.Invite:output_type -> p2p.v1.InviteResponse
+	58, // 114: p2p.v1.P2P.Join:output_type -> p2p.v1.JoinResponse
+	60, // 115: p2p.v1.P2P.WatchPeers:output_type -> p2p.v1.WatchPeersResponse
+	66, // 116: p2p.v1.P2P.SetPresence:output_type -> p2p.v1.SetPresenceResponse
+	68, // 117: p2p.v1.P2P.Status:output_type -> p2p.v1.StatusResponse
+	96, // [96:118] is the sub-list for method output_type
+	74, // [74:96] is the sub-list for method input_type
+	74, // [74:74] is the sub-list for extension type_name
+	74, // [74:74] is the sub-list for extension extendee
+	0,  // [0:74] is the sub-list for field type_name
 }
 
 func init() { file_p2p_v1_message_proto_init() }
@@ -4982,13 +7303,14 @@ func file_p2p_v1_message_proto_init() {
 	file_p2p_v1_message_proto_msgTypes[49].OneofWrappers = []any{
 		(*SetPresenceResponse_Ready)(nil),
 	}
+	file_p2p_v1_message_proto_msgTypes[60].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_p2p_v1_message_proto_rawDesc), len(file_p2p_v1_message_proto_rawDesc)),
-			NumEnums:      8,
-			NumMessages:   56,
+			NumEnums:      17,
+			NumMessages:   72,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

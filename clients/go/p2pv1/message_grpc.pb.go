@@ -85,6 +85,9 @@ const (
 	P2P_Connect_FullMethodName      = "/p2p.v1.P2P/Connect"
 	P2P_Disconnect_FullMethodName   = "/p2p.v1.P2P/Disconnect"
 	P2P_Ping_FullMethodName         = "/p2p.v1.P2P/Ping"
+	P2P_FindPeer_FullMethodName     = "/p2p.v1.P2P/FindPeer"
+	P2P_NetCheck_FullMethodName     = "/p2p.v1.P2P/NetCheck"
+	P2P_ExplainPath_FullMethodName  = "/p2p.v1.P2P/ExplainPath"
 	P2P_AddPeer_FullMethodName      = "/p2p.v1.P2P/AddPeer"
 	P2P_RemovePeer_FullMethodName   = "/p2p.v1.P2P/RemovePeer"
 	P2P_Block_FullMethodName        = "/p2p.v1.P2P/Block"
@@ -176,6 +179,28 @@ type P2PClient interface {
 	// Measures the round trip to a peer, connecting first if needed. Needs no
 	// trust. Errors: as Connect.
 	Ping(ctx context.Context, in *PingRequest, opts ...grpc.CallOption) (*PingResponse, error)
+	// Looks for a peer by its id alone: where it is known to be, and where the
+	// servers of the network say it is. A peer is found there once it has reached
+	// a bootstrap node or relay. Finding one does not connect to it; addresses
+	// found are tried by the next Connect. Needs no trust. The deadline is the
+	// call's less 200 ms, 10 s at most.
+	//
+	// Errors: INVALID_ARGUMENT, NOT_FOUND (alias), FAILED_PRECONDITION (blocked),
+	// DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many lookups at once). That
+	// nothing was found is no error: `detail` says what may be the cause.
+	FindPeer(ctx context.Context, in *FindPeerRequest, opts ...grpc.CallOption) (*FindPeerResponse, error)
+	// How this node can be reached from outside: the NAT before it, its addresses
+	// and who verified them, port mappings, relays, what it does for others; and
+	// what is wrong, with what cures it. Told from what is known; nothing is
+	// measured for it.
+	NetCheck(ctx context.Context, in *NetCheckRequest, opts ...grpc.CallOption) (*NetCheckResponse, error)
+	// How a peer is reached, or why it is not: connections, each address known
+	// and what came of it, attempts at a direct connection; and what would make
+	// it better. Told from what is known; nothing is dialled for it. Needs no
+	// trust.
+	//
+	// Errors: INVALID_ARGUMENT, NOT_FOUND (alias).
+	ExplainPath(ctx context.Context, in *ExplainPathRequest, opts ...grpc.CallOption) (*ExplainPathResponse, error)
 	// Puts a peer into the address book, or changes its entry: fields left
 	// empty keep what is there, except trust, and addresses are added.
 	//
@@ -367,6 +392,36 @@ func (c *p2PClient) Ping(ctx context.Context, in *PingRequest, opts ...grpc.Call
 	return out, nil
 }
 
+func (c *p2PClient) FindPeer(ctx context.Context, in *FindPeerRequest, opts ...grpc.CallOption) (*FindPeerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FindPeerResponse)
+	err := c.cc.Invoke(ctx, P2P_FindPeer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *p2PClient) NetCheck(ctx context.Context, in *NetCheckRequest, opts ...grpc.CallOption) (*NetCheckResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NetCheckResponse)
+	err := c.cc.Invoke(ctx, P2P_NetCheck_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *p2PClient) ExplainPath(ctx context.Context, in *ExplainPathRequest, opts ...grpc.CallOption) (*ExplainPathResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainPathResponse)
+	err := c.cc.Invoke(ctx, P2P_ExplainPath_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *p2PClient) AddPeer(ctx context.Context, in *AddPeerRequest, opts ...grpc.CallOption) (*AddPeerResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AddPeerResponse)
@@ -546,6 +601,28 @@ type P2PServer interface {
 	// Measures the round trip to a peer, connecting first if needed. Needs no
 	// trust. Errors: as Connect.
 	Ping(context.Context, *PingRequest) (*PingResponse, error)
+	// Looks for a peer by its id alone: where it is known to be, and where the
+	// servers of the network say it is. A peer is found there once it has reached
+	// a bootstrap node or relay. Finding one does not connect to it; addresses
+	// found are tried by the next Connect. Needs no trust. The deadline is the
+	// call's less 200 ms, 10 s at most.
+	//
+	// Errors: INVALID_ARGUMENT, NOT_FOUND (alias), FAILED_PRECONDITION (blocked),
+	// DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many lookups at once). That
+	// nothing was found is no error: `detail` says what may be the cause.
+	FindPeer(context.Context, *FindPeerRequest) (*FindPeerResponse, error)
+	// How this node can be reached from outside: the NAT before it, its addresses
+	// and who verified them, port mappings, relays, what it does for others; and
+	// what is wrong, with what cures it. Told from what is known; nothing is
+	// measured for it.
+	NetCheck(context.Context, *NetCheckRequest) (*NetCheckResponse, error)
+	// How a peer is reached, or why it is not: connections, each address known
+	// and what came of it, attempts at a direct connection; and what would make
+	// it better. Told from what is known; nothing is dialled for it. Needs no
+	// trust.
+	//
+	// Errors: INVALID_ARGUMENT, NOT_FOUND (alias).
+	ExplainPath(context.Context, *ExplainPathRequest) (*ExplainPathResponse, error)
 	// Puts a peer into the address book, or changes its entry: fields left
 	// empty keep what is there, except trust, and addresses are added.
 	//
@@ -647,6 +724,15 @@ func (UnimplementedP2PServer) Disconnect(context.Context, *DisconnectRequest) (*
 }
 func (UnimplementedP2PServer) Ping(context.Context, *PingRequest) (*PingResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Ping not implemented")
+}
+func (UnimplementedP2PServer) FindPeer(context.Context, *FindPeerRequest) (*FindPeerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FindPeer not implemented")
+}
+func (UnimplementedP2PServer) NetCheck(context.Context, *NetCheckRequest) (*NetCheckResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method NetCheck not implemented")
+}
+func (UnimplementedP2PServer) ExplainPath(context.Context, *ExplainPathRequest) (*ExplainPathResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainPath not implemented")
 }
 func (UnimplementedP2PServer) AddPeer(context.Context, *AddPeerRequest) (*AddPeerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AddPeer not implemented")
@@ -873,6 +959,60 @@ func _P2P_Ping_Handler(srv interface{}, ctx context.Context, dec func(interface{
 	return interceptor(ctx, in, info, handler)
 }
 
+func _P2P_FindPeer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FindPeerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(P2PServer).FindPeer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: P2P_FindPeer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(P2PServer).FindPeer(ctx, req.(*FindPeerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _P2P_NetCheck_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NetCheckRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(P2PServer).NetCheck(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: P2P_NetCheck_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(P2PServer).NetCheck(ctx, req.(*NetCheckRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _P2P_ExplainPath_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainPathRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(P2PServer).ExplainPath(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: P2P_ExplainPath_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(P2PServer).ExplainPath(ctx, req.(*ExplainPathRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _P2P_AddPeer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AddPeerRequest)
 	if err := dec(in); err != nil {
@@ -1045,6 +1185,18 @@ var P2P_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Ping",
 			Handler:    _P2P_Ping_Handler,
+		},
+		{
+			MethodName: "FindPeer",
+			Handler:    _P2P_FindPeer_Handler,
+		},
+		{
+			MethodName: "NetCheck",
+			Handler:    _P2P_NetCheck_Handler,
+		},
+		{
+			MethodName: "ExplainPath",
+			Handler:    _P2P_ExplainPath_Handler,
 		},
 		{
 			MethodName: "AddPeer",

@@ -81,6 +81,9 @@ def test_calls_and_errors(two: tuple[Daemon, Daemon]) -> None:
     with Node(two[0].socket) as node:
         assert node.status().peer_id == node.peer_id
         assert node.ping(two[1].peer_id).rtt_ms > 0
+        assert node.explain_path(two[1].peer_id).verdict
+        assert node.net_check().verdict
+        assert node.find_peer(two[1].peer_id).peer_id == two[1].peer_id
         assert [row.peer_id for row in node.peers()] == [two[1].peer_id]
         with pytest.raises(NotFound):
             node.send_message("nobody", b"")

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from conftest import Start
 
-from p2p_node import Daemon, Message, MessageState, Node, Reason, Route
+from p2p_node import Daemon, InvalidArgument, Message, MessageState, Node, Reason, Route
 from p2p_node.daemon import pair
 
 
@@ -56,6 +56,8 @@ async def test_what_cannot_be_sent_is_refused_before_it_leaves(two: tuple[Daemon
             await a.send_message(two[1].peer_id, {"x": float("nan")})
         with pytest.raises(ValueError, match="ttl is 0 s"):
             await a.send_message(two[1].peer_id, b"", ttl=0)
+        with pytest.raises(ValueError, match="path is 'relay'; use 'any'"):
+            await a.send_message(two[1].peer_id, b"", path="relay")  # type: ignore[arg-type]
 
 
 async def test_what_is_no_json_names_the_message(two: tuple[Daemon, Daemon]) -> None:
@@ -64,6 +66,29 @@ async def test_what_is_no_json_names_the_message(two: tuple[Daemon, Daemon]) -> 
         got = await first(b)
         with pytest.raises(ValueError, match=f"message bad from {a.peer_id} is not JSON"):
             got.json()
+
+
+async def test_messages_for_a_direct_path(two: tuple[Daemon, Daemon]) -> None:
+    async with Node(two[0].socket) as a, Node(two[1].socket) as b:
+        await a.send_message(b.peer_id, b"1", path="direct_only", wait="stored")
+        await a.send_message(b.peer_id, b"2", path="prefer_direct", prefer_direct_wait=60)
+        await a.send_messages(b.peer_id, [b"3"], path="direct_only")
+        assert [(await first(b)).payload for _ in range(3)] == [b"1", b"2", b"3"]
+        with pytest.raises(InvalidArgument) as refused:
+            await a.send_message(b.peer_id, b"", prefer_direct_wait=1)
+        assert "PATH_POLICY_PREFER_DIRECT" in str(refused.value)
+
+
+async def test_the_way_to_a_peer_is_told(two: tuple[Daemon, Daemon]) -> None:
+    async with Node(two[0].socket) as a:
+        await a.ping(two[1].peer_id)
+        path = await a.explain_path(two[1].peer_id)
+        assert Route(path.route) is Route.LAN
+        assert path.verdict
+        assert not path.advice
+        assert (await a.net_check()).verdict
+        found = await a.find_peer(two[1].peer_id)
+        assert found.peer_id == two[1].peer_id
 
 
 async def test_order_is_that_of_the_calls(two: tuple[Daemon, Daemon]) -> None:

@@ -26,6 +26,7 @@ from ._messages import in_use
 from .daemon import Daemon
 from .errors import Closed
 from .message import Body, Message, Received, Sent, Trust
+from .node import PathPolicy
 from .peers import Connected, Invitation, Joined, Peer, PeerChange, Pong, Removed, SentMessage
 from .v1 import message_pb2 as pb
 
@@ -249,6 +250,8 @@ class _Node(Generic[AnyNode]):
         timeout: float | None = None,
         ttl: float | None = None,
         ephemeral: bool = False,
+        path: PathPolicy = "any",
+        prefer_direct_wait: float | None = None,
     ) -> Sent:
         """As `p2p_node.Node.send_message`."""
         return _run(
@@ -263,6 +266,8 @@ class _Node(Generic[AnyNode]):
                 timeout=timeout,
                 ttl=ttl,
                 ephemeral=ephemeral,
+                path=path,
+                prefer_direct_wait=prefer_direct_wait,
             )
         )
 
@@ -276,6 +281,8 @@ class _Node(Generic[AnyNode]):
         metadata: Mapping[str, str] | None = None,
         wait: Literal["queued", "stored"] = "queued",
         ttl: float | None = None,
+        path: PathPolicy = "any",
+        prefer_direct_wait: float | None = None,
     ) -> list[Sent]:
         """As `p2p_node.Node.send_messages`; `bodies` is read in a thread of its own."""
         return _run(
@@ -287,6 +294,8 @@ class _Node(Generic[AnyNode]):
                 metadata=metadata,
                 wait=wait,
                 ttl=ttl,
+                path=path,
+                prefer_direct_wait=prefer_direct_wait,
             )
         )
 
@@ -371,6 +380,18 @@ class _Node(Generic[AnyNode]):
     def ping(self, peer: str, *, timeout: float | None = 10.0) -> Pong:
         """As `p2p_node.Node.ping`."""
         return _run(self._node.ping(peer, timeout=timeout))
+
+    def find_peer(self, peer: str, *, timeout: float | None = 10.0) -> pb.FindPeerResponse:
+        """As `p2p_node.Node.find_peer`."""
+        return _run(self._node.find_peer(peer, timeout=timeout))
+
+    def net_check(self, *, timeout: float | None = 10.0) -> pb.NetCheckResponse:
+        """As `p2p_node.Node.net_check`."""
+        return _run(self._node.net_check(timeout=timeout))
+
+    def explain_path(self, peer: str, *, timeout: float | None = 10.0) -> pb.ExplainPathResponse:
+        """As `p2p_node.Node.explain_path`."""
+        return _run(self._node.explain_path(peer, timeout=timeout))
 
     def status(self, *, timeout: float | None = 10.0) -> pb.StatusResponse:
         """As `p2p_node.Node.status`."""

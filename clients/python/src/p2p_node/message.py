@@ -67,6 +67,8 @@ class Reason(_Enum):
     LINK_LOST = 7
     CONSUMER_BUSY = 8
     NOT_IN_BOOK = 9
+    #: It waits for a direct path, and the peer is relayed.
+    PATH = 10
 
 
 class Trust(_Enum):

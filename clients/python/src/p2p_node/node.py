@@ -43,6 +43,13 @@ _CALL = 10.0
 _STATE = 1.0
 #: The same for Join, of which the daemon takes up to 30 s.
 _JOIN = 35.0
+#: Paths that a message may be sent over.
+PathPolicy = Literal["any", "prefer_direct", "direct_only"]
+_PATHS = {
+    "any": pb.PATH_POLICY_ANY,
+    "prefer_direct": pb.PATH_POLICY_PREFER_DIRECT,
+    "direct_only": pb.PATH_POLICY_DIRECT_ONLY,
+}
 #: Messages handed out and not acknowledged, unless the app says otherwise.
 _MAX_UNACKED = 1024
 
@@ -136,6 +143,8 @@ class Node:
         timeout: float | None = None,
         ttl: float | None = None,
         ephemeral: bool = False,
+        path: PathPolicy = "any",
+        prefer_direct_wait: float | None = None,
     ) -> Sent:
         """Sends to a peer, by its peer id or alias.
 
@@ -154,6 +163,11 @@ class Node:
         under the same id, so that the message is sent once. `ephemeral` goes to
         an app that listens right now, or not at all.
 
+        With path="direct_only" no relay carries the message: it waits for a
+        direct path, and those behind it on the channel with it. With
+        "prefer_direct" it does so for `prefer_direct_wait` seconds (5), then it
+        goes any way.
+
         Raises:
             P2PError: the daemon refuses it: LimitExceeded when its outbox is
                 full, NotFound when the peer is not in the address book, ...
@@ -162,7 +176,9 @@ class Node:
             TypeError, ValueError: the body cannot be written.
 
         """
-        request = self._request(peer, body, channel, type, metadata, reply_to, wait, ttl, ephemeral)
+        request = self._request(
+            peer, body, channel, type, metadata, reply_to, wait, ttl, ephemeral, path, prefer_direct_wait
+        )
         if timeout is None and wait == "stored":
             timeout = _STORED_WITHIN
         try:
@@ -182,6 +198,8 @@ class Node:
         metadata: Mapping[str, str] | None = None,
         wait: Literal["queued", "stored"] = "queued",
         ttl: float | None = None,
+        path: PathPolicy = "any",
+        prefer_direct_wait: float | None = None,
     ) -> list[Sent]:
         """Sends many, without waiting for one before the next; else as `send_message`.
 
@@ -204,7 +222,9 @@ class Node:
         try:
             async with aclosing(_each(bodies)) as each:
                 async for body in each:
-                    request = self._request(peer, body, channel, type, metadata, "", wait, ttl, False)
+                    request = self._request(
+                        peer, body, channel, type, metadata, "", wait, ttl, False, path, prefer_direct_wait
+                    )
                     receipts.append(await sender.put(request))
                     receipts[-1].add_done_callback(ended)
                     if refused:
@@ -398,6 +418,26 @@ class Node:
             await self._connection.call("Ping", lambda stub, left: stub.Ping(request, timeout=left), timeout),
         )
 
+    async def find_peer(self, peer: str, *, timeout: float | None = _CALL) -> pb.FindPeerResponse:
+        """Looks for a peer by its id alone; does not connect. No addresses: `detail` says why."""
+        request = pb.FindPeerRequest(peer=peer)
+        return await self._connection.call(
+            "FindPeer", lambda stub, left: stub.FindPeer(request, timeout=left), timeout
+        )
+
+    async def net_check(self, *, timeout: float | None = _CALL) -> pb.NetCheckResponse:
+        """How this node can be reached from outside, what is wrong, and what cures it."""
+        return await self._connection.call(
+            "NetCheck", lambda stub, left: stub.NetCheck(pb.NetCheckRequest(), timeout=left), timeout
+        )
+
+    async def explain_path(self, peer: str, *, timeout: float | None = _CALL) -> pb.ExplainPathResponse:
+        """Why a peer is reached as it is, what was tried, and what would make it better."""
+        request = pb.ExplainPathRequest(peer=peer)
+        return await self._connection.call(
+            "ExplainPath", lambda stub, left: stub.ExplainPath(request, timeout=left), timeout
+        )
+
     async def status(self, *, timeout: float | None = _CALL) -> pb.StatusResponse:
         """The daemon's own condition."""
         return await self._connection.call(
@@ -470,15 +510,21 @@ class Node:
         wait: str,
         ttl: float | None,
         ephemeral: bool,
+        path: str,
+        prefer_direct_wait: float | None,
     ) -> pb.SendRequest:
         if wait not in ("queued", "stored"):
             raise ValueError(f'wait is {wait!r}; use "queued" or "stored"')
+        if path not in _PATHS:
+            raise ValueError(f"path is {path!r}; use {', '.join(map(repr, _PATHS))}")
         return pb.SendRequest(
             peer=peer,
             message=to_proto(body, channel, kind, metadata or {}, reply_to),
             wait=pb.WAIT_QUEUED if wait == "queued" else pb.WAIT_STORED,
             ttl_ms=_milliseconds(ttl, "ttl"),
             ephemeral=ephemeral,
+            path=_PATHS[path],
+            prefer_direct_wait_ms=_milliseconds(prefer_direct_wait, "prefer_direct_wait"),
         )
 
     async def _state_of(self, sent: pb.SendRequest, late: DeadlineExceeded) -> Sent:

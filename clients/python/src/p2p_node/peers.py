@@ -47,6 +47,8 @@ class Peer:
     roles: tuple[str, ...] = ()
     presence: str = ""
     online_since: int = 0
+    #: With RELAYED: peer id of the relay.
+    relay_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,6 +174,11 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """This node does not trust the peer any more: it was taken out of the
     address book, or made KNOWN or BLOCKED. The message stays queued.
     """
+    REASON_PATH: _Reason.ValueType  # 10
+    """The message, or one before it on the channel, waits for a direct path
+    (SendRequest.path), and the peer is reached through a relay only. It stays
+    queued; if ephemeral, rejected when its time is up.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a message is not getting on, or never will."""
@@ -205,6 +210,11 @@ REASON_NOT_IN_BOOK: Reason.ValueType  # 9
 """This node does not trust the peer any more: it was taken out of the
 address book, or made KNOWN or BLOCKED. The message stays queued.
 """
+REASON_PATH: Reason.ValueType  # 10
+"""The message, or one before it on the channel, waits for a direct path
+(SendRequest.path), and the peer is reached through a relay only. It stays
+queued; if ephemeral, rejected when its time is up.
+"""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 class _Wait:
@@ -230,6 +240,38 @@ WAIT_QUEUED: Wait.ValueType  # 1
 WAIT_STORED: Wait.ValueType  # 2
 """On the peer's disk."""
 Global___Wait: _TypeAlias = Wait  # noqa: Y015
+
+class _PathPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PathPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PathPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PATH_POLICY_UNSPECIFIED: _PathPolicy.ValueType  # 0
+    """The same as PATH_POLICY_ANY."""
+    PATH_POLICY_ANY: _PathPolicy.ValueType  # 1
+    """Over the best there is."""
+    PATH_POLICY_PREFER_DIRECT: _PathPolicy.ValueType  # 2
+    """Directly, or on the local network; through a relay only when there has been
+    no such path for prefer_direct_wait_ms.
+    """
+    PATH_POLICY_DIRECT_ONLY: _PathPolicy.ValueType  # 3
+    """Never through a relay."""
+
+class PathPolicy(_PathPolicy, metaclass=_PathPolicyEnumTypeWrapper):
+    """Over which paths a message may go."""
+
+PATH_POLICY_UNSPECIFIED: PathPolicy.ValueType  # 0
+"""The same as PATH_POLICY_ANY."""
+PATH_POLICY_ANY: PathPolicy.ValueType  # 1
+"""Over the best there is."""
+PATH_POLICY_PREFER_DIRECT: PathPolicy.ValueType  # 2
+"""Directly, or on the local network; through a relay only when there has been
+no such path for prefer_direct_wait_ms.
+"""
+PATH_POLICY_DIRECT_ONLY: PathPolicy.ValueType  # 3
+"""Never through a relay."""
+Global___PathPolicy: _TypeAlias = PathPolicy  # noqa: Y015
 
 class _AckMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -351,6 +393,18 @@ class _NodeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeState.V
     """The store failed a check or a write; `problems` says what to do."""
     NODE_STATE_DRAINING: _NodeState.ValueType  # 3
     """Shutting down; new work is refused."""
+    NODE_STATE_BOOTSTRAPPED: _NodeState.ValueType  # 4
+    """Knows servers of the network by which peers are found."""
+    NODE_STATE_RESERVED: _NodeState.ValueType  # 5
+    """Peers reach it through at least one relay."""
+    NODE_STATE_PUBLISHED: _NodeState.ValueType  # 6
+    """Others find its addresses by its peer id alone."""
+    NODE_STATE_VERIFIED: _NodeState.ValueType  # 7
+    """Another node has connected to at least one address of it."""
+    NODE_STATE_NEEDS_RELAY: _NodeState.ValueType  # 8
+    """Peers outside the local network cannot reach it, and no relay makes up for
+    that; `problems` says what to do.
+    """
 
 class NodeState(_NodeState, metaclass=_NodeStateEnumTypeWrapper): ...
 
@@ -361,7 +415,261 @@ NODE_STATE_DEGRADED: NodeState.ValueType  # 2
 """The store failed a check or a write; `problems` says what to do."""
 NODE_STATE_DRAINING: NodeState.ValueType  # 3
 """Shutting down; new work is refused."""
+NODE_STATE_BOOTSTRAPPED: NodeState.ValueType  # 4
+"""Knows servers of the network by which peers are found."""
+NODE_STATE_RESERVED: NodeState.ValueType  # 5
+"""Peers reach it through at least one relay."""
+NODE_STATE_PUBLISHED: NodeState.ValueType  # 6
+"""Others find its addresses by its peer id alone."""
+NODE_STATE_VERIFIED: NodeState.ValueType  # 7
+"""Another node has connected to at least one address of it."""
+NODE_STATE_NEEDS_RELAY: NodeState.ValueType  # 8
+"""Peers outside the local network cannot reach it, and no relay makes up for
+that; `problems` says what to do.
+"""
 Global___NodeState: _TypeAlias = NodeState  # noqa: Y015
+
+class _NatType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NatTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NatType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NAT_TYPE_UNSPECIFIED: _NatType.ValueType  # 0
+    """Not known yet: fewer than two servers told what they see."""
+    NAT_TYPE_NONE: _NatType.ValueType  # 1
+    """Others see an address of this host itself."""
+    NAT_TYPE_ENDPOINT_INDEPENDENT: _NatType.ValueType  # 2
+    """The same address and port whoever is talked to."""
+    NAT_TYPE_ENDPOINT_DEPENDENT: _NatType.ValueType  # 3
+    """Another port for each destination; also called symmetric. Two of these
+    can rarely be connected directly.
+    """
+
+class NatType(_NatType, metaclass=_NatTypeEnumTypeWrapper):
+    """Kinds of NAT, by how they map (RFC 4787, section 4.1)."""
+
+NAT_TYPE_UNSPECIFIED: NatType.ValueType  # 0
+"""Not known yet: fewer than two servers told what they see."""
+NAT_TYPE_NONE: NatType.ValueType  # 1
+"""Others see an address of this host itself."""
+NAT_TYPE_ENDPOINT_INDEPENDENT: NatType.ValueType  # 2
+"""The same address and port whoever is talked to."""
+NAT_TYPE_ENDPOINT_DEPENDENT: NatType.ValueType  # 3
+"""Another port for each destination; also called symmetric. Two of these
+can rarely be connected directly.
+"""
+Global___NatType: _TypeAlias = NatType  # noqa: Y015
+
+class _AddressSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AddressSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AddressSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ADDRESS_SOURCE_UNSPECIFIED: _AddressSource.ValueType  # 0
+    ADDRESS_SOURCE_INTERFACE: _AddressSource.ValueType  # 1
+    """An interface has it."""
+    ADDRESS_SOURCE_CONFIGURED: _AddressSource.ValueType  # 2
+    """The setting `external`."""
+    ADDRESS_SOURCE_OBSERVED: _AddressSource.ValueType  # 3
+    """Servers see connections come from it."""
+    ADDRESS_SOURCE_MAPPED: _AddressSource.ValueType  # 4
+    """The router gave it (a port mapping)."""
+    ADDRESS_SOURCE_RELAY: _AddressSource.ValueType  # 5
+    """A relay forwards it."""
+
+class AddressSource(_AddressSource, metaclass=_AddressSourceEnumTypeWrapper):
+    """How a node knows an address of its own."""
+
+ADDRESS_SOURCE_UNSPECIFIED: AddressSource.ValueType  # 0
+ADDRESS_SOURCE_INTERFACE: AddressSource.ValueType  # 1
+"""An interface has it."""
+ADDRESS_SOURCE_CONFIGURED: AddressSource.ValueType  # 2
+"""The setting `external`."""
+ADDRESS_SOURCE_OBSERVED: AddressSource.ValueType  # 3
+"""Servers see connections come from it."""
+ADDRESS_SOURCE_MAPPED: AddressSource.ValueType  # 4
+"""The router gave it (a port mapping)."""
+ADDRESS_SOURCE_RELAY: AddressSource.ValueType  # 5
+"""A relay forwards it."""
+Global___AddressSource: _TypeAlias = AddressSource  # noqa: Y015
+
+class _Verdict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VERDICT_UNSPECIFIED: _Verdict.ValueType  # 0
+    """Nobody tried yet."""
+    VERDICT_REACHABLE: _Verdict.ValueType  # 1
+    """A server connected to it."""
+    VERDICT_UNREACHABLE: _Verdict.ValueType  # 2
+    """A server tried and could not."""
+    VERDICT_ASSUMED: _Verdict.ValueType  # 3
+    """The settings say so; nobody tried."""
+
+class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
+    """Whether others can connect to an address."""
+
+VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
+"""Nobody tried yet."""
+VERDICT_REACHABLE: Verdict.ValueType  # 1
+"""A server connected to it."""
+VERDICT_UNREACHABLE: Verdict.ValueType  # 2
+"""A server tried and could not."""
+VERDICT_ASSUMED: Verdict.ValueType  # 3
+"""The settings say so; nobody tried."""
+Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+class _MappingProtocol:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MappingProtocolEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MappingProtocol.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MAPPING_PROTOCOL_UNSPECIFIED: _MappingProtocol.ValueType  # 0
+    """There is no mapping."""
+    MAPPING_PROTOCOL_UPNP: _MappingProtocol.ValueType  # 1
+    """Universal Plug and Play, Internet Gateway Device."""
+    MAPPING_PROTOCOL_NAT_PMP: _MappingProtocol.ValueType  # 2
+    """NAT Port Mapping Protocol (RFC 6886)."""
+    MAPPING_PROTOCOL_PCP: _MappingProtocol.ValueType  # 3
+    """Port Control Protocol (RFC 6887)."""
+
+class MappingProtocol(_MappingProtocol, metaclass=_MappingProtocolEnumTypeWrapper):
+    """How a router is asked for a port."""
+
+MAPPING_PROTOCOL_UNSPECIFIED: MappingProtocol.ValueType  # 0
+"""There is no mapping."""
+MAPPING_PROTOCOL_UPNP: MappingProtocol.ValueType  # 1
+"""Universal Plug and Play, Internet Gateway Device."""
+MAPPING_PROTOCOL_NAT_PMP: MappingProtocol.ValueType  # 2
+"""NAT Port Mapping Protocol (RFC 6886)."""
+MAPPING_PROTOCOL_PCP: MappingProtocol.ValueType  # 3
+"""Port Control Protocol (RFC 6887)."""
+Global___MappingProtocol: _TypeAlias = MappingProtocol  # noqa: Y015
+
+class _RelayState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RelayStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RelayState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RELAY_STATE_UNSPECIFIED: _RelayState.ValueType  # 0
+    RELAY_STATE_SPARE: _RelayState.ValueType  # 1
+    """Not needed now: enough others are reserved."""
+    RELAY_STATE_CONNECTING: _RelayState.ValueType  # 2
+    """Being dialled."""
+    RELAY_STATE_RESERVING: _RelayState.ValueType  # 3
+    """Asked for a reservation."""
+    RELAY_STATE_RESERVED: _RelayState.ValueType  # 4
+    """Others reach this node there."""
+    RELAY_STATE_WAITING: _RelayState.ValueType  # 5
+    """Failed, and tried again later; `detail` says why."""
+
+class RelayState(_RelayState, metaclass=_RelayStateEnumTypeWrapper):
+    """How far it is with a relay."""
+
+RELAY_STATE_UNSPECIFIED: RelayState.ValueType  # 0
+RELAY_STATE_SPARE: RelayState.ValueType  # 1
+"""Not needed now: enough others are reserved."""
+RELAY_STATE_CONNECTING: RelayState.ValueType  # 2
+"""Being dialled."""
+RELAY_STATE_RESERVING: RelayState.ValueType  # 3
+"""Asked for a reservation."""
+RELAY_STATE_RESERVED: RelayState.ValueType  # 4
+"""Others reach this node there."""
+RELAY_STATE_WAITING: RelayState.ValueType  # 5
+"""Failed, and tried again later; `detail` says why."""
+Global___RelayState: _TypeAlias = RelayState  # noqa: Y015
+
+class _ServeMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ServeModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ServeMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SERVE_MODE_UNSPECIFIED: _ServeMode.ValueType  # 0
+    SERVE_MODE_AUTO: _ServeMode.ValueType  # 1
+    """Trusted peers, where this node is publicly reachable."""
+    SERVE_MODE_ON: _ServeMode.ValueType  # 2
+    """Everyone, within limits."""
+    SERVE_MODE_OFF: _ServeMode.ValueType  # 3
+    """Nobody."""
+
+class ServeMode(_ServeMode, metaclass=_ServeModeEnumTypeWrapper):
+    """The setting `serve`."""
+
+SERVE_MODE_UNSPECIFIED: ServeMode.ValueType  # 0
+SERVE_MODE_AUTO: ServeMode.ValueType  # 1
+"""Trusted peers, where this node is publicly reachable."""
+SERVE_MODE_ON: ServeMode.ValueType  # 2
+"""Everyone, within limits."""
+SERVE_MODE_OFF: ServeMode.ValueType  # 3
+"""Nobody."""
+Global___ServeMode: _TypeAlias = ServeMode  # noqa: Y015
+
+class _KnownSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KnownSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KnownSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KNOWN_SOURCE_UNSPECIFIED: _KnownSource.ValueType  # 0
+    KNOWN_SOURCE_LAN: _KnownSource.ValueType  # 1
+    """Seen on the local network."""
+    KNOWN_SOURCE_BOOK: _KnownSource.ValueType  # 2
+    """The address book."""
+    KNOWN_SOURCE_WORKED: _KnownSource.ValueType  # 3
+    """It led to the peer before."""
+    KNOWN_SOURCE_PEER: _KnownSource.ValueType  # 4
+    """The peer itself told it."""
+    KNOWN_SOURCE_FOUND: _KnownSource.ValueType  # 5
+    """Servers of the network told it."""
+    KNOWN_SOURCE_RELAY: _KnownSource.ValueType  # 6
+    """A relay of this node, on which the peer may be too."""
+
+class KnownSource(_KnownSource, metaclass=_KnownSourceEnumTypeWrapper):
+    """Who told an address of a peer."""
+
+KNOWN_SOURCE_UNSPECIFIED: KnownSource.ValueType  # 0
+KNOWN_SOURCE_LAN: KnownSource.ValueType  # 1
+"""Seen on the local network."""
+KNOWN_SOURCE_BOOK: KnownSource.ValueType  # 2
+"""The address book."""
+KNOWN_SOURCE_WORKED: KnownSource.ValueType  # 3
+"""It led to the peer before."""
+KNOWN_SOURCE_PEER: KnownSource.ValueType  # 4
+"""The peer itself told it."""
+KNOWN_SOURCE_FOUND: KnownSource.ValueType  # 5
+"""Servers of the network told it."""
+KNOWN_SOURCE_RELAY: KnownSource.ValueType  # 6
+"""A relay of this node, on which the peer may be too."""
+Global___KnownSource: _TypeAlias = KnownSource  # noqa: Y015
+
+class _TryOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TryOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TryOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRY_OUTCOME_UNSPECIFIED: _TryOutcome.ValueType  # 0
+    """There was none yet, or it still runs."""
+    TRY_OUTCOME_WORKED: _TryOutcome.ValueType  # 1
+    TRY_OUTCOME_FAILED: _TryOutcome.ValueType  # 2
+    """`cause` says why."""
+
+class TryOutcome(_TryOutcome, metaclass=_TryOutcomeEnumTypeWrapper):
+    """What came of an attempt."""
+
+TRY_OUTCOME_UNSPECIFIED: TryOutcome.ValueType  # 0
+"""There was none yet, or it still runs."""
+TRY_OUTCOME_WORKED: TryOutcome.ValueType  # 1
+TRY_OUTCOME_FAILED: TryOutcome.ValueType  # 2
+"""`cause` says why."""
+Global___TryOutcome: _TypeAlias = TryOutcome  # noqa: Y015
 
 @_typing.final
 class Message(_message.Message):
@@ -465,6 +773,8 @@ class SendRequest(_message.Message):
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     TTL_MS_FIELD_NUMBER: _builtins.int
     EPHEMERAL_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    PREFER_DIRECT_WAIT_MS_FIELD_NUMBER: _builtins.int
     peer: _builtins.str
     """Peer id or alias of the recipient. This node's own id works."""
     wait: Global___Wait.ValueType
@@ -483,6 +793,16 @@ class SendRequest(_message.Message):
     data that is worthless later. Order is kept, gaps are possible. The
     answer's state is STORED (handed over) or REJECTED with its reason.
     """
+    path: Global___PathPolicy.ValueType
+    """A message that waits for a path keeps its place: those behind it on the
+    same channel to the same peer wait with it (REASON_PATH), so that order is
+    kept. Other channels go on. Kept on disk with the message.
+    """
+    prefer_direct_wait_ms: _builtins.int
+    """With PATH_POLICY_PREFER_DIRECT: how long to wait for a direct path, from
+    now, even while the peer is not connected at all. 0: 5 s. At most 24 h.
+    Refused with another policy.
+    """
     @_builtins.property
     def message(self) -> Global___Message:
         """What to send. from, to, received_at, sequence and route are ignored."""
@@ -496,10 +816,12 @@ class SendRequest(_message.Message):
         timeout_ms: _builtins.int = ...,
         ttl_ms: _builtins.int = ...,
         ephemeral: _builtins.bool = ...,
+        path: Global___PathPolicy.ValueType = ...,
+        prefer_direct_wait_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ephemeral", b"ephemeral", "message", b"message", "peer", b"peer", "timeout_ms", b"timeout_ms", "ttl_ms", b"ttl_ms", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ephemeral", b"ephemeral", "message", b"message", "path", b"path", "peer", b"peer", "prefer_direct_wait_ms", b"prefer_direct_wait_ms", "timeout_ms", b"timeout_ms", "ttl_ms", b"ttl_ms", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1207,6 +1529,7 @@ class Peer(_message.Message):
     ROLES_FIELD_NUMBER: _builtins.int
     PRESENCE_FIELD_NUMBER: _builtins.int
     ONLINE_SINCE_FIELD_NUMBER: _builtins.int
+    RELAY_ID_FIELD_NUMBER: _builtins.int
     peer_id: _builtins.str
     alias: _builtins.str
     """From the address book; empty if none."""
@@ -1246,6 +1569,8 @@ class Peer(_message.Message):
     """When it came online or went offline last, seen from here since the daemon
     started; 0: neither yet.
     """
+    relay_id: _builtins.str
+    """With ROUTE_RELAYED: peer id of the relay."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Known addresses, those of the book first."""
@@ -1281,10 +1606,11 @@ class Peer(_message.Message):
         roles: _abc.Iterable[_builtins.str] | None = ...,
         presence: _builtins.str = ...,
         online_since: _builtins.int = ...,
+        relay_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "agent", b"agent", "alias", b"alias", "connections", b"connections", "in_book", b"in_book", "last_seen", b"last_seen", "name", b"name", "on_lan", b"on_lan", "online", b"online", "online_since", b"online_since", "peer_id", b"peer_id", "pinned", b"pinned", "presence", b"presence", "queued", b"queued", "queued_bytes", b"queued_bytes", "reason", b"reason", "received", b"received", "roles", b"roles", "route", b"route", "rtt_ms", b"rtt_ms", "sent", b"sent", "trust", b"trust"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "agent", b"agent", "alias", b"alias", "connections", b"connections", "in_book", b"in_book", "last_seen", b"last_seen", "name", b"name", "on_lan", b"on_lan", "online", b"online", "online_since", b"online_since", "peer_id", b"peer_id", "pinned", b"pinned", "presence", b"presence", "queued", b"queued", "queued_bytes", b"queued_bytes", "reason", b"reason", "received", b"received", "relay_id", b"relay_id", "roles", b"roles", "route", b"route", "rtt_ms", b"rtt_ms", "sent", b"sent", "trust", b"trust"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1944,6 +2270,9 @@ class StatusResponse(_message.Message):
     TRUST_OPEN_FIELD_NUMBER: _builtins.int
     STATE_DIR_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ADDRESSES_FIELD_NUMBER: _builtins.int
+    RELAYS_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
     peer_id: _builtins.str
     version: _builtins.str
     instance_id: _builtins.str
@@ -1981,6 +2310,20 @@ class StatusResponse(_message.Message):
     def limits(self) -> Global___Limits: ...
     @_builtins.property
     def connections(self) -> Global___Connections: ...
+    @_builtins.property
+    def external_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Multiaddrs that others are told, through relays too, each ending in
+        /p2p/PEER_ID.
+        """
+
+    @_builtins.property
+    def relays(self) -> _containers.RepeatedCompositeFieldContainer[Global___Relay]:
+        """Relays that this node uses, or would like to."""
+
+    @_builtins.property
+    def serving(self) -> Global___Serving:
+        """What it does for others, with the limits."""
+
     def __init__(
         self,
         *,
@@ -2002,10 +2345,13 @@ class StatusResponse(_message.Message):
         trust_open: _builtins.bool = ...,
         state_dir: _builtins.str = ...,
         name: _builtins.str = ...,
+        external_addresses: _abc.Iterable[_builtins.str] | None = ...,
+        relays: _abc.Iterable[Global___Relay] | None = ...,
+        serving: Global___Serving | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "inbox", b"inbox", "limits", b"limits", "outbox", b"outbox"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "inbox", b"inbox", "limits", b"limits", "outbox", b"outbox", "serving", b"serving"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "inbox", b"inbox", "instance_id", b"instance_id", "limits", b"limits", "listen_addresses", b"listen_addresses", "lost_by_restore", b"lost_by_restore", "name", b"name", "outbox", b"outbox", "peer_id", b"peer_id", "peers_connected", b"peers_connected", "peers_linked", b"peers_linked", "problems", b"problems", "started_at", b"started_at", "state_dir", b"state_dir", "states", b"states", "trust_open", b"trust_open", "uptime_ms", b"uptime_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "external_addresses", b"external_addresses", "inbox", b"inbox", "instance_id", b"instance_id", "limits", b"limits", "listen_addresses", b"listen_addresses", "lost_by_restore", b"lost_by_restore", "name", b"name", "outbox", b"outbox", "peer_id", b"peer_id", "peers_connected", b"peers_connected", "peers_linked", b"peers_linked", "problems", b"problems", "relays", b"relays", "serving", b"serving", "started_at", b"started_at", "state_dir", b"state_dir", "states", b"states", "trust_open", b"trust_open", "uptime_ms", b"uptime_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2101,3 +2447,698 @@ class Connections(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Connections: _TypeAlias = Connections  # noqa: Y015
+
+@_typing.final
+class FindPeerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    peer: _builtins.str
+    def __init__(
+        self,
+        *,
+        peer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindPeerRequest: _TypeAlias = FindPeerRequest  # noqa: Y015
+
+@_typing.final
+class FindPeerResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_ID_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    SERVERS_ASKED_FIELD_NUMBER: _builtins.int
+    HOPS_FIELD_NUMBER: _builtins.int
+    TOOK_MS_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    peer_id: _builtins.str
+    servers_asked: _builtins.int
+    """Servers that were asked."""
+    hops: _builtins.int
+    """How many servers led from one to the next up to the one that knew."""
+    took_ms: _builtins.float
+    detail: _builtins.str
+    """When nothing was found: why that may be, and what to do."""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___KnownAddress]:
+        """All that is known and was found, the best first."""
+
+    def __init__(
+        self,
+        *,
+        peer_id: _builtins.str = ...,
+        addresses: _abc.Iterable[Global___KnownAddress] | None = ...,
+        servers_asked: _builtins.int = ...,
+        hops: _builtins.int = ...,
+        took_ms: _builtins.float = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "detail", b"detail", "hops", b"hops", "peer_id", b"peer_id", "servers_asked", b"servers_asked", "took_ms", b"took_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindPeerResponse: _TypeAlias = FindPeerResponse  # noqa: Y015
+
+@_typing.final
+class NetCheckRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetCheckRequest: _TypeAlias = NetCheckRequest  # noqa: Y015
+
+@_typing.final
+class NetCheckResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    NAT_V4_FIELD_NUMBER: _builtins.int
+    NAT_V6_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    MAPPINGS_FIELD_NUMBER: _builtins.int
+    RELAYS_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    verdict: _builtins.str
+    """The sum of it in a line, for a person."""
+    @_builtins.property
+    def advice(self) -> _containers.RepeatedCompositeFieldContainer[Global___Advice]:
+        """What is wrong or could be better, the most important first. Empty when all
+        is well.
+        """
+
+    @_builtins.property
+    def nat_v4(self) -> Global___Nat:
+        """Of IPv4."""
+
+    @_builtins.property
+    def nat_v6(self) -> Global___Nat:
+        """Of IPv6."""
+
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___OwnAddress]:
+        """Of this node as others may see it, the best first."""
+
+    @_builtins.property
+    def mappings(self) -> Global___PortMappings: ...
+    @_builtins.property
+    def relays(self) -> _containers.RepeatedCompositeFieldContainer[Global___Relay]: ...
+    @_builtins.property
+    def serving(self) -> Global___Serving: ...
+    def __init__(
+        self,
+        *,
+        verdict: _builtins.str = ...,
+        advice: _abc.Iterable[Global___Advice] | None = ...,
+        nat_v4: Global___Nat | None = ...,
+        nat_v6: Global___Nat | None = ...,
+        addresses: _abc.Iterable[Global___OwnAddress] | None = ...,
+        mappings: Global___PortMappings | None = ...,
+        relays: _abc.Iterable[Global___Relay] | None = ...,
+        serving: Global___Serving | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mappings", b"mappings", "nat_v4", b"nat_v4", "nat_v6", b"nat_v6", "serving", b"serving"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "advice", b"advice", "mappings", b"mappings", "nat_v4", b"nat_v4", "nat_v6", b"nat_v6", "relays", b"relays", "serving", b"serving", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetCheckResponse: _TypeAlias = NetCheckResponse  # noqa: Y015
+
+@_typing.final
+class Advice(_message.Message):
+    """Something that is not as it should be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    CURES_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """Names it for programs; names are not reused for other things. Of this node:
+      NEEDS_RELAY, UDP_BLOCKED, SYMMETRIC_NAT, DOUBLE_NAT, CARRIER_NAT,
+      NO_MAPPING, MAPPING_UNREACHABLE, ADDRESS_UNREACHABLE, IPV6_FIREWALL,
+      RELAY_UNREACHABLE, RELAY_REFUSES, RELAY_SPARE_MISSING, NO_SERVERS.
+    Of the way to a peer:
+      BLOCKED, UNTRUSTED, NOT_IN_BOOK, UNKNOWN_PEER, NO_ADDRESS, PEER_OFFLINE,
+      DIALS_FAILED, PORT_BLOCKED, BOTH_SYMMETRIC, SYMMETRIC_AND_RESTRICTED,
+      SAME_NAT, PUNCH_RUNNING, PUNCH_FAILED, PUNCH_NOT_TRIED, and those of this
+      node that stand in the way.
+    """
+    cause: _builtins.str
+    """What is the matter, for a person."""
+    @_builtins.property
+    def cures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What to do about it, each by itself enough, the simplest first. Empty:
+        nothing need be done.
+        """
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        cause: _builtins.str = ...,
+        cures: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "code", b"code", "cures", b"cures"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Advice: _TypeAlias = Advice  # noqa: Y015
+
+@_typing.final
+class Nat(_message.Message):
+    """What is between a node and the internet, measured from the UDP socket that
+    it listens on.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    PUBLIC_IP_FIELD_NUMBER: _builtins.int
+    PORT_KEPT_FIELD_NUMBER: _builtins.int
+    PORT_STEP_FIELD_NUMBER: _builtins.int
+    OBSERVERS_FIELD_NUMBER: _builtins.int
+    UDP_BLOCKED_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    type: Global___NatType.ValueType
+    public_ip: _builtins.str
+    """The address that others see; empty: not known."""
+    port_kept: _builtins.bool
+    """Whether others see the port that is listened on. Absent: not known."""
+    port_step: _builtins.int
+    """From the port that one server sees to that which the next sees, where they
+    differ by the same step each time.
+    """
+    observers: _builtins.int
+    """Servers that told what they see."""
+    udp_blocked: _builtins.bool
+    """UDP does not get out, TCP does."""
+    summary: _builtins.str
+    """The same for a person."""
+    def __init__(
+        self,
+        *,
+        type: Global___NatType.ValueType = ...,
+        public_ip: _builtins.str = ...,
+        port_kept: _builtins.bool | None = ...,
+        port_step: _builtins.int | None = ...,
+        observers: _builtins.int = ...,
+        udp_blocked: _builtins.bool = ...,
+        summary: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_port_kept", b"_port_kept", "_port_step", b"_port_step", "port_kept", b"port_kept", "port_step", b"port_step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_port_kept", b"_port_kept", "_port_step", b"_port_step", "observers", b"observers", "port_kept", b"port_kept", "port_step", b"port_step", "public_ip", b"public_ip", "summary", b"summary", "type", b"type", "udp_blocked", b"udp_blocked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__port_kept: _TypeAlias = _typing.Literal["port_kept"]  # noqa: Y015
+    _WhichOneofArgType__port_kept: _TypeAlias = _typing.Literal["_port_kept", b"_port_kept"]  # noqa: Y015
+    _WhichOneofReturnType__port_step: _TypeAlias = _typing.Literal["port_step"]  # noqa: Y015
+    _WhichOneofArgType__port_step: _TypeAlias = _typing.Literal["_port_step", b"_port_step"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__port_kept) -> _WhichOneofReturnType__port_kept | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__port_step) -> _WhichOneofReturnType__port_step | None: ...
+
+Global___Nat: _TypeAlias = Nat  # noqa: Y015
+
+@_typing.final
+class OwnAddress(_message.Message):
+    """An address of this node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    VERIFIED_BY_FIELD_NUMBER: _builtins.int
+    VERIFIED_AT_FIELD_NUMBER: _builtins.int
+    ADVERTISED_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """Ends in /p2p/PEER_ID."""
+    source: Global___AddressSource.ValueType
+    verdict: Global___Verdict.ValueType
+    verified_at: _builtins.int
+    """When; 0: never."""
+    advertised: _builtins.bool
+    """Others are told of it."""
+    detail: _builtins.str
+    """More, for a person; may be empty."""
+    @_builtins.property
+    def verified_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Peer ids of the servers that said so."""
+
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        source: Global___AddressSource.ValueType = ...,
+        verdict: Global___Verdict.ValueType = ...,
+        verified_by: _abc.Iterable[_builtins.str] | None = ...,
+        verified_at: _builtins.int = ...,
+        advertised: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "advertised", b"advertised", "detail", b"detail", "source", b"source", "verdict", b"verdict", "verified_at", b"verified_at", "verified_by", b"verified_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OwnAddress: _TypeAlias = OwnAddress  # noqa: Y015
+
+@_typing.final
+class PortMappings(_message.Message):
+    """What the router forwards to this node, and what it does not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    ROUTER_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
+    PORTS_FIELD_NUMBER: _builtins.int
+    gateway: _builtins.str
+    """The default gateway; empty if there is none, or no mapping is tried."""
+    router: _builtins.str
+    """What the router says it is; not verified, may be empty."""
+    settled: _builtins.bool
+    """Each port was tried at least once."""
+    @_builtins.property
+    def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortMapping]: ...
+    def __init__(
+        self,
+        *,
+        gateway: _builtins.str = ...,
+        router: _builtins.str = ...,
+        settled: _builtins.bool = ...,
+        ports: _abc.Iterable[Global___PortMapping] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "ports", b"ports", "router", b"router", "settled", b"settled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PortMappings: _TypeAlias = PortMappings  # noqa: Y015
+
+@_typing.final
+class PortMapping(_message.Message):
+    """One port."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UDP_FIELD_NUMBER: _builtins.int
+    INTERNAL_PORT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    EXTERNAL_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    USABLE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    udp: _builtins.bool
+    """UDP, which QUIC uses; else TCP."""
+    internal_port: _builtins.int
+    """That this node listens on."""
+    protocol: Global___MappingProtocol.ValueType
+    external: _builtins.str
+    """IP address and port that the router forwards, the port may be another one.
+    Empty: it forwards nothing.
+    """
+    expires_at: _builtins.int
+    """When the router forgets it unless it is renewed, which happens by itself;
+    0: there is none.
+    """
+    usable: _builtins.bool
+    """Others can be told `external`."""
+    detail: _builtins.str
+    """What is wrong, for a person; may be empty."""
+    def __init__(
+        self,
+        *,
+        udp: _builtins.bool = ...,
+        internal_port: _builtins.int = ...,
+        protocol: Global___MappingProtocol.ValueType = ...,
+        external: _builtins.str = ...,
+        expires_at: _builtins.int = ...,
+        usable: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "expires_at", b"expires_at", "external", b"external", "internal_port", b"internal_port", "protocol", b"protocol", "udp", b"udp", "usable", b"usable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PortMapping: _TypeAlias = PortMapping  # noqa: Y015
+
+@_typing.final
+class Relay(_message.Message):
+    """A relay that this node uses, or would like to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_ID_FIELD_NUMBER: _builtins.int
+    CONFIGURED_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CONNECTIONS_FIELD_NUMBER: _builtins.int
+    RTT_MS_FIELD_NUMBER: _builtins.int
+    RESERVED_MS_FIELD_NUMBER: _builtins.int
+    MAX_CIRCUIT_MS_FIELD_NUMBER: _builtins.int
+    MAX_CIRCUIT_BYTES_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    peer_id: _builtins.str
+    configured: _builtins.bool
+    """The setting `relay` names it; otherwise it was found."""
+    state: Global___RelayState.ValueType
+    connections: _builtins.int
+    """Number of connections with it."""
+    rtt_ms: _builtins.float
+    """Last measured; 0: not yet."""
+    reserved_ms: _builtins.int
+    """How long the reservation is good still; it is renewed in time. 0: none."""
+    max_circuit_ms: _builtins.int
+    """Longest that a connection through it may last; 0: no limit."""
+    max_circuit_bytes: _builtins.int
+    """Bytes that a connection through it may carry each way; 0: no limit."""
+    detail: _builtins.str
+    """The last trouble, for a person; may be empty."""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where it is looked for."""
+
+    def __init__(
+        self,
+        *,
+        peer_id: _builtins.str = ...,
+        configured: _builtins.bool = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        state: Global___RelayState.ValueType = ...,
+        connections: _builtins.int = ...,
+        rtt_ms: _builtins.float = ...,
+        reserved_ms: _builtins.int = ...,
+        max_circuit_ms: _builtins.int = ...,
+        max_circuit_bytes: _builtins.int = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "configured", b"configured", "connections", b"connections", "detail", b"detail", "max_circuit_bytes", b"max_circuit_bytes", "max_circuit_ms", b"max_circuit_ms", "peer_id", b"peer_id", "reserved_ms", b"reserved_ms", "rtt_ms", b"rtt_ms", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Relay: _TypeAlias = Relay  # noqa: Y015
+
+@_typing.final
+class Serving(_message.Message):
+    """What this node does for others as a relay, and its limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    RESERVATIONS_FIELD_NUMBER: _builtins.int
+    MAX_RESERVATIONS_FIELD_NUMBER: _builtins.int
+    CIRCUITS_FIELD_NUMBER: _builtins.int
+    MAX_CIRCUITS_FIELD_NUMBER: _builtins.int
+    MAX_CIRCUITS_PER_PEER_FIELD_NUMBER: _builtins.int
+    MAX_CIRCUIT_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_CIRCUIT_MS_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    mode: Global___ServeMode.ValueType
+    active: _builtins.bool
+    """It serves now."""
+    reservations: _builtins.int
+    """Peers that are reached through this node, and most of those."""
+    max_reservations: _builtins.int
+    circuits: _builtins.int
+    """Connections that run through it, most of those, and most from or to one
+    peer.
+    """
+    max_circuits: _builtins.int
+    max_circuits_per_peer: _builtins.int
+    max_circuit_bytes: _builtins.int
+    """Of one connection, each way; 0: no limit."""
+    max_circuit_ms: _builtins.int
+    """Of one connection; 0: no limit."""
+    refused: _builtins.int
+    """Reservations and connections refused since the start."""
+    def __init__(
+        self,
+        *,
+        mode: Global___ServeMode.ValueType = ...,
+        active: _builtins.bool = ...,
+        reservations: _builtins.int = ...,
+        max_reservations: _builtins.int = ...,
+        circuits: _builtins.int = ...,
+        max_circuits: _builtins.int = ...,
+        max_circuits_per_peer: _builtins.int = ...,
+        max_circuit_bytes: _builtins.int = ...,
+        max_circuit_ms: _builtins.int = ...,
+        refused: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "circuits", b"circuits", "max_circuit_bytes", b"max_circuit_bytes", "max_circuit_ms", b"max_circuit_ms", "max_circuits", b"max_circuits", "max_circuits_per_peer", b"max_circuits_per_peer", "max_reservations", b"max_reservations", "mode", b"mode", "refused", b"refused", "reservations", b"reservations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Serving: _TypeAlias = Serving  # noqa: Y015
+
+@_typing.final
+class ExplainPathRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    peer: _builtins.str
+    def __init__(
+        self,
+        *,
+        peer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainPathRequest: _TypeAlias = ExplainPathRequest  # noqa: Y015
+
+@_typing.final
+class ExplainPathResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_ID_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
+    RELAY_ID_FIELD_NUMBER: _builtins.int
+    RTT_MS_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    CONNECTIONS_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    PUNCHES_FIELD_NUMBER: _builtins.int
+    PEER_NAT_FIELD_NUMBER: _builtins.int
+    DIALLING_FIELD_NUMBER: _builtins.int
+    NEXT_TRY_MS_FIELD_NUMBER: _builtins.int
+    peer_id: _builtins.str
+    verdict: _builtins.str
+    """The sum of it in a line, for a person."""
+    route: Global___Route.ValueType
+    """As Peer.route, Peer.relay_id and Peer.rtt_ms."""
+    relay_id: _builtins.str
+    rtt_ms: _builtins.float
+    dialling: _builtins.bool
+    """It is being dialled now."""
+    next_try_ms: _builtins.int
+    """How long until a better path is looked for, by itself; 0: not planned."""
+    @_builtins.property
+    def advice(self) -> _containers.RepeatedCompositeFieldContainer[Global___Advice]:
+        """Why it is not better, the most important first. Empty when all is well."""
+
+    @_builtins.property
+    def connections(self) -> _containers.RepeatedCompositeFieldContainer[Global___PathConnection]:
+        """The best first."""
+
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___KnownAddress]:
+        """The best first."""
+
+    @_builtins.property
+    def punches(self) -> _containers.RepeatedCompositeFieldContainer[Global___PunchRound]:
+        """Attempts at a direct connection while it was relayed, oldest first; only
+        the youngest are kept.
+        """
+
+    @_builtins.property
+    def peer_nat(self) -> Global___Nat:
+        """What the peer says of its own NAT (IPv4). Absent: it did not say."""
+
+    def __init__(
+        self,
+        *,
+        peer_id: _builtins.str = ...,
+        verdict: _builtins.str = ...,
+        route: Global___Route.ValueType = ...,
+        relay_id: _builtins.str = ...,
+        rtt_ms: _builtins.float = ...,
+        advice: _abc.Iterable[Global___Advice] | None = ...,
+        connections: _abc.Iterable[Global___PathConnection] | None = ...,
+        addresses: _abc.Iterable[Global___KnownAddress] | None = ...,
+        punches: _abc.Iterable[Global___PunchRound] | None = ...,
+        peer_nat: Global___Nat | None = ...,
+        dialling: _builtins.bool = ...,
+        next_try_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["peer_nat", b"peer_nat"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "advice", b"advice", "connections", b"connections", "dialling", b"dialling", "next_try_ms", b"next_try_ms", "peer_id", b"peer_id", "peer_nat", b"peer_nat", "punches", b"punches", "relay_id", b"relay_id", "route", b"route", "rtt_ms", b"rtt_ms", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainPathResponse: _TypeAlias = ExplainPathResponse  # noqa: Y015
+
+@_typing.final
+class PathConnection(_message.Message):
+    """One connection with a peer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    DIALLED_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    IN_USE_FIELD_NUMBER: _builtins.int
+    RELAY_ID_FIELD_NUMBER: _builtins.int
+    route: Global___Route.ValueType
+    address: _builtins.str
+    """The peer's address."""
+    dialled: _builtins.bool
+    """This node dialled."""
+    age_ms: _builtins.int
+    in_use: _builtins.bool
+    """Messages go over it."""
+    relay_id: _builtins.str
+    """With ROUTE_RELAYED: peer id of the relay."""
+    def __init__(
+        self,
+        *,
+        route: Global___Route.ValueType = ...,
+        address: _builtins.str = ...,
+        dialled: _builtins.bool = ...,
+        age_ms: _builtins.int = ...,
+        in_use: _builtins.bool = ...,
+        relay_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "age_ms", b"age_ms", "dialled", b"dialled", "in_use", b"in_use", "relay_id", b"relay_id", "route", b"route"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PathConnection: _TypeAlias = PathConnection  # noqa: Y015
+
+@_typing.final
+class KnownAddress(_message.Message):
+    """An address of a peer, and what came of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TOLD_AT_FIELD_NUMBER: _builtins.int
+    TRIED_AT_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """Ends in /p2p/PEER_ID."""
+    source: Global___KnownSource.ValueType
+    told_at: _builtins.int
+    """When it was told last."""
+    tried_at: _builtins.int
+    """When it was tried last; 0: never."""
+    outcome: Global___TryOutcome.ValueType
+    cause: _builtins.str
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        source: Global___KnownSource.ValueType = ...,
+        told_at: _builtins.int = ...,
+        tried_at: _builtins.int = ...,
+        outcome: Global___TryOutcome.ValueType = ...,
+        cause: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cause", b"cause", "outcome", b"outcome", "source", b"source", "told_at", b"told_at", "tried_at", b"tried_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KnownAddress: _TypeAlias = KnownAddress  # noqa: Y015
+
+@_typing.final
+class PunchRound(_message.Message):
+    """One attempt at a direct connection with a peer that is relayed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGAN_AT_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    TOOK_MS_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    began_at: _builtins.int
+    round: _builtins.int
+    """From 1, counted anew when something changed."""
+    plan: _builtins.str
+    """What was done, for a person: who dialled, over what."""
+    took_ms: _builtins.float
+    """0 while it runs."""
+    outcome: Global___TryOutcome.ValueType
+    address: _builtins.str
+    """Where the peer was, when it worked."""
+    cause: _builtins.str
+    """Why it failed."""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where the peer was looked for."""
+
+    def __init__(
+        self,
+        *,
+        began_at: _builtins.int = ...,
+        round: _builtins.int = ...,
+        plan: _builtins.str = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        took_ms: _builtins.float = ...,
+        outcome: Global___TryOutcome.ValueType = ...,
+        address: _builtins.str = ...,
+        cause: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "addresses", b"addresses", "began_at", b"began_at", "cause", b"cause", "outcome", b"outcome", "plan", b"plan", "round", b"round", "took_ms", b"took_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PunchRound: _TypeAlias = PunchRound  # noqa: Y015

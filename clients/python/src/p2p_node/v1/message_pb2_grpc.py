@@ -89,6 +89,21 @@ class P2PStub(object):
                 request_serializer=p2p__node_dot_v1_dot_message__pb2.PingRequest.SerializeToString,
                 response_deserializer=p2p__node_dot_v1_dot_message__pb2.PingResponse.FromString,
                 _registered_method=True)
+        self.FindPeer = channel.unary_unary(
+                '/p2p.v1.P2P/FindPeer',
+                request_serializer=p2p__node_dot_v1_dot_message__pb2.FindPeerRequest.SerializeToString,
+                response_deserializer=p2p__node_dot_v1_dot_message__pb2.FindPeerResponse.FromString,
+                _registered_method=True)
+        self.NetCheck = channel.unary_unary(
+                '/p2p.v1.P2P/NetCheck',
+                request_serializer=p2p__node_dot_v1_dot_message__pb2.NetCheckRequest.SerializeToString,
+                response_deserializer=p2p__node_dot_v1_dot_message__pb2.NetCheckResponse.FromString,
+                _registered_method=True)
+        self.ExplainPath = channel.unary_unary(
+                '/p2p.v1.P2P/ExplainPath',
+                request_serializer=p2p__node_dot_v1_dot_message__pb2.ExplainPathRequest.SerializeToString,
+                response_deserializer=p2p__node_dot_v1_dot_message__pb2.ExplainPathResponse.FromString,
+                _registered_method=True)
         self.AddPeer = channel.unary_unary(
                 '/p2p.v1.P2P/AddPeer',
                 request_serializer=p2p__node_dot_v1_dot_message__pb2.AddPeerRequest.SerializeToString,
@@ -266,6 +281,43 @@ class P2PServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindPeer(self, request, context):
+        """Looks for a peer by its id alone: where it is known to be, and where the
+        servers of the network say it is. A peer is found there once it has reached
+        a bootstrap node or relay. Finding one does not connect to it; addresses
+        found are tried by the next Connect. Needs no trust. The deadline is the
+        call's less 200 ms, 10 s at most.
+
+        Errors: INVALID_ARGUMENT, NOT_FOUND (alias), FAILED_PRECONDITION (blocked),
+        DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many lookups at once). That
+        nothing was found is no error: `detail` says what may be the cause.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def NetCheck(self, request, context):
+        """How this node can be reached from outside: the NAT before it, its addresses
+        and who verified them, port mappings, relays, what it does for others; and
+        what is wrong, with what cures it. Told from what is known; nothing is
+        measured for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainPath(self, request, context):
+        """How a peer is reached, or why it is not: connections, each address known
+        and what came of it, attempts at a direct connection; and what would make
+        it better. Told from what is known; nothing is dialled for it. Needs no
+        trust.
+
+        Errors: INVALID_ARGUMENT, NOT_FOUND (alias).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AddPeer(self, request, context):
         """Puts a peer into the address book, or changes its entry: fields left
         empty keep what is there, except trust, and addresses are added.
@@ -422,6 +474,21 @@ def add_P2PServicer_to_server(servicer, server):
                     servicer.Ping,
                     request_deserializer=p2p__node_dot_v1_dot_message__pb2.PingRequest.FromString,
                     response_serializer=p2p__node_dot_v1_dot_message__pb2.PingResponse.SerializeToString,
+            ),
+            'FindPeer': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindPeer,
+                    request_deserializer=p2p__node_dot_v1_dot_message__pb2.FindPeerRequest.FromString,
+                    response_serializer=p2p__node_dot_v1_dot_message__pb2.FindPeerResponse.SerializeToString,
+            ),
+            'NetCheck': grpc.unary_unary_rpc_method_handler(
+                    servicer.NetCheck,
+                    request_deserializer=p2p__node_dot_v1_dot_message__pb2.NetCheckRequest.FromString,
+                    response_serializer=p2p__node_dot_v1_dot_message__pb2.NetCheckResponse.SerializeToString,
+            ),
+            'ExplainPath': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPath,
+                    request_deserializer=p2p__node_dot_v1_dot_message__pb2.ExplainPathRequest.FromString,
+                    response_serializer=p2p__node_dot_v1_dot_message__pb2.ExplainPathResponse.SerializeToString,
             ),
             'AddPeer': grpc.unary_unary_rpc_method_handler(
                     servicer.AddPeer,
@@ -761,6 +828,87 @@ class P2P(object):
             '/p2p.v1.P2P/Ping',
             p2p__node_dot_v1_dot_message__pb2.PingRequest.SerializeToString,
             p2p__node_dot_v1_dot_message__pb2.PingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindPeer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/p2p.v1.P2P/FindPeer',
+            p2p__node_dot_v1_dot_message__pb2.FindPeerRequest.SerializeToString,
+            p2p__node_dot_v1_dot_message__pb2.FindPeerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NetCheck(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/p2p.v1.P2P/NetCheck',
+            p2p__node_dot_v1_dot_message__pb2.NetCheckRequest.SerializeToString,
+            p2p__node_dot_v1_dot_message__pb2.NetCheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPath(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/p2p.v1.P2P/ExplainPath',
+            p2p__node_dot_v1_dot_message__pb2.ExplainPathRequest.SerializeToString,
+            p2p__node_dot_v1_dot_message__pb2.ExplainPathResponse.FromString,
             options,
             channel_credentials,
             insecure,

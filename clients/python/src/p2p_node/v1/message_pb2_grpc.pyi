@@ -173,6 +173,31 @@ class P2PStub:
     """Measures the round trip to a peer, connecting first if needed. Needs no
     trust. Errors: as Connect.
     """
+    FindPeer: _grpc.UnaryUnaryMultiCallable[_message_pb2.FindPeerRequest, _message_pb2.FindPeerResponse]
+    """Looks for a peer by its id alone: where it is known to be, and where the
+    servers of the network say it is. A peer is found there once it has reached
+    a bootstrap node or relay. Finding one does not connect to it; addresses
+    found are tried by the next Connect. Needs no trust. The deadline is the
+    call's less 200 ms, 10 s at most.
+
+    Errors: INVALID_ARGUMENT, NOT_FOUND (alias), FAILED_PRECONDITION (blocked),
+    DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many lookups at once). That
+    nothing was found is no error: `detail` says what may be the cause.
+    """
+    NetCheck: _grpc.UnaryUnaryMultiCallable[_message_pb2.NetCheckRequest, _message_pb2.NetCheckResponse]
+    """How this node can be reached from outside: the NAT before it, its addresses
+    and who verified them, port mappings, relays, what it does for others; and
+    what is wrong, with what cures it. Told from what is known; nothing is
+    measured for it.
+    """
+    ExplainPath: _grpc.UnaryUnaryMultiCallable[_message_pb2.ExplainPathRequest, _message_pb2.ExplainPathResponse]
+    """How a peer is reached, or why it is not: connections, each address known
+    and what came of it, attempts at a direct connection; and what would make
+    it better. Told from what is known; nothing is dialled for it. Needs no
+    trust.
+
+    Errors: INVALID_ARGUMENT, NOT_FOUND (alias).
+    """
     AddPeer: _grpc.UnaryUnaryMultiCallable[_message_pb2.AddPeerRequest, _message_pb2.AddPeerResponse]
     """Puts a peer into the address book, or changes its entry: fields left
     empty keep what is there, except trust, and addresses are added.
@@ -330,6 +355,31 @@ class P2PAsyncStub(P2PStub):
     Ping: _aio.UnaryUnaryMultiCallable[_message_pb2.PingRequest, _message_pb2.PingResponse]  # type: ignore[assignment]
     """Measures the round trip to a peer, connecting first if needed. Needs no
     trust. Errors: as Connect.
+    """
+    FindPeer: _aio.UnaryUnaryMultiCallable[_message_pb2.FindPeerRequest, _message_pb2.FindPeerResponse]  # type: ignore[assignment]
+    """Looks for a peer by its id alone: where it is known to be, and where the
+    servers of the network say it is. A peer is found there once it has reached
+    a bootstrap node or relay. Finding one does not connect to it; addresses
+    found are tried by the next Connect. Needs no trust. The deadline is the
+    call's less 200 ms, 10 s at most.
+
+    Errors: INVALID_ARGUMENT, NOT_FOUND (alias), FAILED_PRECONDITION (blocked),
+    DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many lookups at once). That
+    nothing was found is no error: `detail` says what may be the cause.
+    """
+    NetCheck: _aio.UnaryUnaryMultiCallable[_message_pb2.NetCheckRequest, _message_pb2.NetCheckResponse]  # type: ignore[assignment]
+    """How this node can be reached from outside: the NAT before it, its addresses
+    and who verified them, port mappings, relays, what it does for others; and
+    what is wrong, with what cures it. Told from what is known; nothing is
+    measured for it.
+    """
+    ExplainPath: _aio.UnaryUnaryMultiCallable[_message_pb2.ExplainPathRequest, _message_pb2.ExplainPathResponse]  # type: ignore[assignment]
+    """How a peer is reached, or why it is not: connections, each address known
+    and what came of it, attempts at a direct connection; and what would make
+    it better. Told from what is known; nothing is dialled for it. Needs no
+    trust.
+
+    Errors: INVALID_ARGUMENT, NOT_FOUND (alias).
     """
     AddPeer: _aio.UnaryUnaryMultiCallable[_message_pb2.AddPeerRequest, _message_pb2.AddPeerResponse]  # type: ignore[assignment]
     """Puts a peer into the address book, or changes its entry: fields left
@@ -551,6 +601,49 @@ class P2PServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_message_pb2.PingResponse, _abc.Awaitable[_message_pb2.PingResponse]]:
         """Measures the round trip to a peer, connecting first if needed. Needs no
         trust. Errors: as Connect.
+        """
+
+    @_abc_1.abstractmethod
+    def FindPeer(
+        self,
+        request: _message_pb2.FindPeerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_message_pb2.FindPeerResponse, _abc.Awaitable[_message_pb2.FindPeerResponse]]:
+        """Looks for a peer by its id alone: where it is known to be, and where the
+        servers of the network say it is. A peer is found there once it has reached
+        a bootstrap node or relay. Finding one does not connect to it; addresses
+        found are tried by the next Connect. Needs no trust. The deadline is the
+        call's less 200 ms, 10 s at most.
+
+        Errors: INVALID_ARGUMENT, NOT_FOUND (alias), FAILED_PRECONDITION (blocked),
+        DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (too many lookups at once). That
+        nothing was found is no error: `detail` says what may be the cause.
+        """
+
+    @_abc_1.abstractmethod
+    def NetCheck(
+        self,
+        request: _message_pb2.NetCheckRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_message_pb2.NetCheckResponse, _abc.Awaitable[_message_pb2.NetCheckResponse]]:
+        """How this node can be reached from outside: the NAT before it, its addresses
+        and who verified them, port mappings, relays, what it does for others; and
+        what is wrong, with what cures it. Told from what is known; nothing is
+        measured for it.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainPath(
+        self,
+        request: _message_pb2.ExplainPathRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_message_pb2.ExplainPathResponse, _abc.Awaitable[_message_pb2.ExplainPathResponse]]:
+        """How a peer is reached, or why it is not: connections, each address known
+        and what came of it, attempts at a direct connection; and what would make
+        it better. Told from what is known; nothing is dialled for it. Needs no
+        trust.
+
+        Errors: INVALID_ARGUMENT, NOT_FOUND (alias).
         """
 
     @_abc_1.abstractmethod
