@@ -92,6 +92,13 @@ fn bad_sends(peer: &str, stranger: &str) -> Vec<(proto::SendRequest, Code, Vec<S
     let bare = proto::SendRequest { message: None, ..to(one()) };
     let wait = proto::SendRequest { wait: 77, ..to(one()) };
     let ttl = proto::SendRequest { ttl_ms: u64::MAX, ..to(one()) };
+    let path = proto::SendRequest { path: 77, ..to(one()) };
+    let prefer = |wait| proto::SendRequest {
+        path: proto::PathPolicy::PreferDirect.into(),
+        prefer_direct_wait_ms: wait,
+        ..to(one())
+    };
+    let idle = proto::SendRequest { path: proto::PathPolicy::DirectOnly.into(), ..prefer(5) };
     let payload = message("", "", vec![0; (1 << 20) + 1]);
     let case = |request, code, says: &[&str]| (request, code, says.iter().map(ToString::to_string).collect());
     vec![
@@ -111,6 +118,9 @@ fn bad_sends(peer: &str, stranger: &str) -> Vec<(proto::SendRequest, Code, Vec<S
         case(to(payload), Invalid, &["message.payload", "1048577", "1048576", "max_message_bytes"]),
         case(to(before), Invalid, &["message.timestamp", "-5", "milliseconds"]),
         case(wait, Invalid, &["wait", "77", "WAIT_"]),
+        case(path, Invalid, &["path", "77", "PATH_POLICY_ANY (1)"]),
+        case(prefer(86_400_001), Invalid, &["prefer_direct_wait_ms", "86400001", "86400000 (24 h)", "give less"]),
+        case(idle, Invalid, &["prefer_direct_wait_ms is 5", "PATH_POLICY_PREFER_DIRECT", "leave it 0"]),
         case(ttl, Invalid, &["ttl_ms", &longest, "31536000000 (365 days)", "give less"]),
     ]
 }

@@ -420,7 +420,7 @@ fn why_a_peer_is_relayed() {
             "forward UDP port",
         ),
         (mapping, Some(elsewhere(symmetric)), late(), "SYMMETRIC_AND_RESTRICTED", "the peer is behind", "IPv6 on both"),
-        (symmetric, Some(elsewhere(mapping)), None, "PUNCH_NOT_TRIED", "not tried", ""),
+        (symmetric, Some(elsewhere(mapping)), None, "PUNCH_NOT_TRIED", "was tried yet", ""),
         (mapping, Some(nat(mapping)), late(), "SAME_NAT", "hairpinning", "local address"),
         (mapping, Some(blocked), late(), "UDP_BLOCKED", "the peer's network", "let UDP out"),
         (mapping, Some(elsewhere(mapping)), late(), "PUNCH_FAILED", "no packet came back", "forward"),
