@@ -73,7 +73,7 @@ impl OutRow {
     }
 
     /// Whether no relay may carry it yet.
-    fn waits_for_direct(&self, now: Millis) -> bool {
+    pub(super) fn waits_for_direct(&self, now: Millis) -> bool {
         matches!(self.body, RowBody::Message(_)) && now < self.direct_until
     }
 

@@ -109,6 +109,7 @@ pub async fn spawn(config: SwarmConfig, keypair: Keypair, stop: CancellationToke
     task.settle().await?;
     let (bound, skipped) = (task.bound(), task.skipped());
     let ports = if config.port_mapping { surroundings::map_ports(&bound, &keypair, &stop).await } else { None };
+    task.mappings = ports.as_ref().map(|handle| handle.view.clone());
     let task = tokio::spawn(task.run());
     Ok(Network { node: Node::new(local, commands), events, task, bound, skipped, ports })
 }

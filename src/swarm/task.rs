@@ -5,7 +5,7 @@ use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 use futures::StreamExt;
 use libp2p::{PeerId, Swarm, swarm::ConnectionId};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -37,7 +37,10 @@ use super::{
     sink::Sink,
     timers::Timers,
 };
-use crate::node::{Command, LinkId, NodeEvent};
+use crate::{
+    node::{Command, LinkId, NodeEvent},
+    ports::MappingView,
+};
 
 /// Commands that wait; a caller beyond that waits to hand its own over.
 pub(super) const COMMAND_QUEUE: usize = 256;
@@ -95,6 +98,8 @@ pub(super) struct Task {
     announced: mpsc::Receiver<Announced>,
     pub(super) trust_open: bool,
     pub(super) max_message_bytes: u64,
+    /// What the router forwards, if it is asked.
+    pub(super) mappings: Option<watch::Receiver<MappingView>>,
     /// Nothing more is to be opened.
     pub(super) draining: bool,
     pub(super) warned: Warned,
@@ -216,6 +221,7 @@ impl Task {
             announced,
             trust_open: config.trust_open,
             max_message_bytes: config.max_message_bytes,
+            mappings: None,
             draining: false,
             warned: Warned::default(),
             stop,

@@ -59,6 +59,9 @@ pub(super) fn beyond(own: &Own<'_>) -> Beyond {
     let mut outer = granted.filter_map(|port| port.mapped).map(|mapped| mapped.external.ip()).filter(|ip| ip.is_ipv4());
     let first = outer.next();
     let in_carrier = own.listen.iter().filter_map(ip).any(|ip| scope(ip) == Scope::Carrier);
+    // A router that forwards nothing may say so too.
+    let details = own.reach.mappings.iter().flat_map(|mappings| &mappings.ports).map(|port| &port.detail);
+    let told = details.into_iter().any(|detail| detail.contains("behind another NAT"));
     match first.map(scope) {
         _ if in_carrier || nat.public_ip.map(scope) == Some(Scope::Carrier) => Beyond::Carrier,
         Some(Scope::Carrier) => Beyond::Carrier,
@@ -66,6 +69,7 @@ pub(super) fn beyond(own: &Own<'_>) -> Beyond {
         Some(Scope::Public) if nat.public_ip.is_some_and(|seen| seen.is_ipv4() && Some(seen) != first) => {
             Beyond::Router
         }
+        _ if told => Beyond::Router,
         _ => Beyond::Nothing,
     }
 }

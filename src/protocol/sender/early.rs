@@ -81,7 +81,7 @@ impl Sender {
     /// Sends rows that were loaded while the lane is being opened.
     pub(super) fn send_early(&mut self, channel: &Channel, rows: Vec<OutRow>) {
         let (now, max_bytes) = (self.now, self.peer_takes.unwrap_or(SURE_BYTES));
-        let Some(link) = self.link.as_ref().map(|link| link.number) else { return };
+        let Some((link, relayed)) = self.link.as_ref().map(|link| (link.number, link.relayed)) else { return };
         let Some(lane) = self.lanes.get_mut(channel) else { return };
         let asked_here = std::mem::take(&mut lane.early.loading);
         // Some of them are not to be sent any more: not worth the care.
@@ -90,6 +90,9 @@ impl Sender {
             return;
         }
         for (row, seq) in rows.into_iter().zip(lane.acked + 1..) {
+            if relayed && row.waits_for_direct(now) {
+                return;
+            }
             let RowBody::Message(content) = row.body else { return };
             if row.seq != seq || content.payload.len() as u64 > max_bytes {
                 return;

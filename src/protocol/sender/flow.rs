@@ -379,7 +379,8 @@ mod tests {
         let inputs = vec![
             SenderInput::Appended { channel: channel.clone(), epoch, row: OutRow { seq: last, ..first } },
             opened(lane, 0),
-            SenderInput::Prepared { channel: channel.clone(), request: lane.into(), info: Some(info) },
+            // The first question was about what can be sent early.
+            SenderInput::Prepared { channel: channel.clone(), request: 2 * u64::from(lane), info: Some(info) },
             SenderInput::Loaded { channel, epoch, rows },
         ];
         handle(sender, inputs)
@@ -411,6 +412,25 @@ mod tests {
         let rows = vec![row(2, RowBody::Tombstone { id: "2".into() }), text(3, 0), text(4, 0)];
         let told = handle(&mut sender, vec![SenderInput::Loaded { channel: "a".into(), epoch: 7, rows }]);
         assert_eq!(sent(&told), (vec![3, 4], vec![2]));
+    }
+
+    #[test]
+    fn what_waits_for_a_direct_link_is_not_sent_early() {
+        for (route, goes) in [(Route::Relayed, vec![1]), (Route::Direct, vec![1, 2, 3])] {
+            let mut sender = Sender::new();
+            handle(&mut sender, up(route));
+            let (channel, epoch) = (Channel::from("a"), 7);
+            let rows = vec![text(1, 0), text(2, NEVER_RELAYED), text(3, 0)];
+            let (acked, acked_tag, last, tag_at) = (0, 0, 3, None);
+            let (unresolved, more_unresolved, gap_is_message) = (Vec::new(), false, false);
+            let info = Prepared { acked, acked_tag, last, tag_at, gap_is_message, unresolved, more_unresolved };
+            let inputs = vec![
+                SenderInput::Appended { channel: channel.clone(), epoch, row: text(3, 0) },
+                SenderInput::Prepared { channel: channel.clone(), request: 1, info: Some(info) },
+                SenderInput::Loaded { channel, epoch, rows },
+            ];
+            assert_eq!(sent(&handle(&mut sender, inputs)).0, goes, "{route}");
+        }
     }
 
     #[test]

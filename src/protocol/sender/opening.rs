@@ -116,6 +116,7 @@ impl Sender {
         let Some(lane) = self.lanes.get_mut(channel).filter(|lane| lane.acked < high) else { return };
         let (epoch, count) = (lane.epoch, high - lane.acked);
         lane.acked = high;
+        self.held_moved |= lane.waits.is_some();
         lane.forget_rows();
         self.effects.push_back(SenderEffect::Acked { channel: channel.clone(), epoch, seq: high, tag, count });
     }
