@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use p2p_node::proto;
+use p2p_node::proto::{self, MessageState, Reason};
 use support::{Client, Daemon, Options, eventually, message, receive, send_to};
 
 /// The port of every daemon.
@@ -157,6 +157,75 @@ async fn a_relay_that_answers_on_tcp_only_is_used_at_once() {
     eprintln!("reachable over TCP {:?} after the start", begun.elapsed());
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert!(invitation.addresses.iter().any(|address| address.contains("/p2p-circuit/")), "{invitation:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_for_direct_paths_stays_off_the_relay_and_holds_its_channel_only() {
+    let Some(star) = star("relay", 1, 2) else { return };
+    let relay = star.relay(0, &["--serve", "on"]).await;
+    let a = star.host(0, &star.at(&[&relay], 0, BOTH).await).await;
+    let b = star.host(1, &star.at(&[&relay], 1, BOTH).await).await;
+    trust(&a, &b).await;
+    trust(&b, &a).await;
+    talk(&a, &b, "first").await;
+    let (mut client, peer) = (a.client().await, b.peer_id().await);
+    let send = |channel: &str, id: &str, path: proto::PathPolicy, wait| proto::SendRequest {
+        path: path.into(),
+        prefer_direct_wait_ms: wait,
+        timeout_ms: 1_000,
+        ..send_to(&peer, message(channel, id, "x"))
+    };
+    let held = client.send(send("held", "1", proto::PathPolicy::DirectOnly, 0)).await.unwrap().into_inner();
+    assert_eq!((held.state(), held.reason()), (MessageState::Queued, Reason::Path), "{held:?}");
+    let behind = client.send(send("held", "2", proto::PathPolicy::Any, 0)).await.unwrap().into_inner();
+    assert_eq!((behind.state(), behind.reason()), (MessageState::Queued, Reason::Path), "{behind:?}");
+    let other = client.send(send("other", "3", proto::PathPolicy::Any, 0)).await.unwrap().into_inner();
+    assert_eq!(other.state(), MessageState::Stored, "{other:?}");
+    let begun = Instant::now();
+    let late = send("late", "4", proto::PathPolicy::PreferDirect, 700);
+    let late = client.send(proto::SendRequest { timeout_ms: 10_000, ..late }).await.unwrap().into_inner();
+    assert_eq!(late.state(), MessageState::Stored, "{late:?}");
+    assert!(begun.elapsed() >= Duration::from_millis(700), "{:?}", begun.elapsed());
+    let ephemeral = send("", "5", proto::PathPolicy::DirectOnly, 0);
+    let ephemeral = client.send(proto::SendRequest { ephemeral: true, ..ephemeral }).await.unwrap().into_inner();
+    assert_eq!((ephemeral.state(), ephemeral.reason()), (MessageState::Rejected, Reason::Path), "{ephemeral:?}");
+    let request = proto::GetMessageRequest { id: "1".to_owned(), ..proto::GetMessageRequest::default() };
+    let found = client.get_message(request).await.unwrap().into_inner().message.unwrap();
+    assert_eq!((found.state(), found.reason()), (MessageState::Queued, Reason::Path), "{found:?}");
+    // Taken back, it is in nobody's way.
+    let request = proto::CancelRequest { id: "1".to_owned(), ..proto::CancelRequest::default() };
+    let cancelled = client.cancel(request).await.unwrap().into_inner().message.unwrap();
+    assert_eq!(cancelled.state(), MessageState::Cancelled, "{cancelled:?}");
+    assert_eq!(receive(&mut b.client().await, "held", 1).await[0].message.as_ref().unwrap().id, "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_through_a_relay_is_told() {
+    let Some(star) = star("relay", 1, 2) else { return };
+    let relay = star.relay(0, &["--serve", "on"]).await;
+    let relay_id = relay.peer_id().await;
+    let a = star.host(0, &star.at(&[&relay], 0, BOTH).await).await;
+    let b = star.host(1, &star.at(&[&relay], 1, BOTH).await).await;
+    trust(&a, &b).await;
+    trust(&b, &a).await;
+    talk(&a, &b, "first").await;
+    let (mut client, peer) = (a.client().await, b.peer_id().await);
+    assert_eq!(row(&client, &peer).await.unwrap().relay_id, relay_id);
+    let request = proto::ExplainPathRequest { peer: peer.clone() };
+    let path = client.explain_path(request).await.unwrap().into_inner();
+    assert_eq!((path.route(), &path.relay_id), (proto::Route::Relayed, &relay_id), "{path:?}");
+    assert!(path.verdict.contains(&relay_id) && !path.advice.is_empty(), "{path:?}");
+    let check = client.net_check(proto::NetCheckRequest {}).await.unwrap().into_inner();
+    assert_eq!(
+        (&check.relays[0].peer_id, check.relays[0].state()),
+        (&relay_id, proto::RelayState::Reserved),
+        "{check:?}"
+    );
+    let status = a.status().await;
+    assert!(status.states.contains(&proto::NodeState::Reserved.into()), "{status:?}");
+    let serving = relay.status().await.serving.unwrap();
+    assert_eq!((serving.mode(), serving.active, serving.reservations), (proto::ServeMode::On, true, 2), "{serving:?}");
+    assert!(serving.circuits > 0 && serving.max_circuits > 0, "{serving:?}");
 }
 
 const BOTH: [&str; 2] = ["udp/4001/quic-v1", "tcp/4001"];

@@ -155,6 +155,10 @@ fn relay_trouble(relay: &RelayView, own: &Own<'_>) -> Option<Advice> {
         return None;
     }
     let (peer, detail) = (relay.peer, because(&relay.detail));
+    if relay.detail.contains("limit exceeded") {
+        let cures = vec!["on the relay, raise `limits.relay_reservations`".to_owned(), "name another relay".to_owned()];
+        return Some(Advice::new("RELAY_REFUSES", format!("relay {peer} is full{detail}"), cures));
+    }
     if relay.connections > 0 || is_refusal(&relay.detail) {
         let cures = vec![
             format!(

@@ -242,6 +242,8 @@ fn relays_that_are_away_or_say_no() {
     says(&advice, "RELAY_UNREACHABLE", &["connection refused"], &["p2p-node status", "128.66.0.9"]);
     let (_, advice) = at_home(&reach(vec![relay(RelayState::Waiting, 1, "it refused the reservation")]));
     says(&advice, "RELAY_REFUSES", &["refused"], &["peer add", "serve = \"on\"", "another relay"]);
+    let (_, advice) = at_home(&reach(vec![relay(RelayState::Waiting, 1, "Remote reported resource limit exceeded.")]));
+    says(&advice, "RELAY_REFUSES", &["is full"], &["limits.relay_reservations"]);
 }
 
 #[test]
