@@ -50,12 +50,13 @@ impl Api {
     pub(super) async fn check_net(&self) -> Result<proto::NetCheckResponse, Status> {
         let look = self.look_around().await?;
         let (verdict, advice) = (advice::verdict(&look.own()), advice::node(&look.own()));
+        let summary = advice::summary_v6(&look.own());
         let Look { local, reach, .. } = look;
         Ok(proto::NetCheckResponse {
             verdict,
             advice: advice.into_iter().map(view::advice).collect(),
             nat_v4: Some(view::nat(&reach.nat_v4)),
-            nat_v6: Some(view::nat(&reach.nat_v6)),
+            nat_v6: Some(proto::Nat { summary, ..view::nat(&reach.nat_v6) }),
             addresses: reach.addresses.into_iter().map(|address| view::own_address(address, local)).collect(),
             mappings: Some(reach.mappings.map_or_else(Default::default, view::mappings)),
             relays: reach.relays.into_iter().map(view::relay).collect(),

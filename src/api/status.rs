@@ -1,6 +1,6 @@
 //! Status.
 
-use libp2p::PeerId;
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use tonic::Status;
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     delivery::DeliveryError,
-    node::{ReachView, RelayState, Verdict},
+    node::{ReachView, RelayState, RelayView, Verdict},
     proto::{self, NodeState},
     store::Fill,
 };
@@ -98,8 +98,19 @@ fn line(advice: Advice) -> String {
 
 /// What others are told.
 fn external(reach: &ReachView, local: PeerId) -> Vec<String> {
-    let told = reach.addresses.iter().filter(|address| address.advertised);
-    told.map(|address| with_peer(&address.address, local)).collect()
+    let told = reach.addresses.iter().filter(|address| address.advertised).map(|address| address.address.clone());
+    let reserved = reach.relays.iter().filter(|relay| relay.state == RelayState::Reserved);
+    let circuit = |relay: &RelayView, address: &Multiaddr| {
+        address.clone().with(Protocol::P2p(relay.peer)).with(Protocol::P2pCircuit)
+    };
+    let circuits = reserved.flat_map(|relay| relay.addresses.iter().map(|address| circuit(relay, address)));
+    let mut all: Vec<String> = Vec::new();
+    for text in told.chain(circuits).map(|address| with_peer(&address, local)) {
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
+    all
 }
 
 fn queue(fill: Fill, max_bytes: u64) -> proto::Queue {

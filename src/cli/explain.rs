@@ -8,7 +8,7 @@ use super::{
     args::Global,
     client::{ANSWER, PEER_ANSWER, answer, connect},
     errors::Failure,
-    netcheck::{advice_text, nat_line, rows},
+    netcheck::{advice_text, bare, nat_line, rows},
     output::{Out, Table, ago, clean, count, duration, plural, route, rtt, short_id},
 };
 use crate::proto::{
@@ -84,7 +84,7 @@ fn connection_line(known: &PathConnection, rtt_ms: f64) -> String {
     notes.push(if known.dialled { "dialled here" } else { "dialled there" }.to_owned());
     notes.extend((known.in_use && rtt_ms > 0.0).then(|| rtt(rtt_ms)));
     let through = if known.relay_id.is_empty() { String::new() } else { format!(" by {}", short_id(&known.relay_id)) };
-    format!("{mark} {}{through}  {}  ({})", route(known.route), known.address, notes.join(", "))
+    format!("{mark} {}{through}  {}  ({})", route(known.route), bare(&known.address), notes.join(", "))
 }
 
 fn address_line(address: &KnownAddress, now: SystemTime) -> String {
@@ -93,7 +93,7 @@ fn address_line(address: &KnownAddress, now: SystemTime) -> String {
         Ok(TryOutcome::Failed) => ("no", format!("{}, {}", address.cause, ago(address.tried_at, now))),
         Ok(TryOutcome::Unspecified) | Err(_) => ("? ", "not tried".to_owned()),
     };
-    format!("{mark}  {}  ({}; {came})", address.address, source(address.source))
+    format!("{mark}  {}  ({}; {came})", bare(&address.address), source(address.source))
 }
 
 fn source(source: i32) -> &'static str {
@@ -111,7 +111,7 @@ fn source(source: i32) -> &'static str {
 fn punch_line(round: &PunchRound, now: SystemTime) -> String {
     let took = if round.took_ms > 0.0 { format!(" after {:.0} ms", round.took_ms) } else { String::new() };
     let (mark, came) = match TryOutcome::try_from(round.outcome) {
-        Ok(TryOutcome::Worked) => ("ok", format!("connected{took}: {}", round.address)),
+        Ok(TryOutcome::Worked) => ("ok", format!("connected{took}: {}", bare(&round.address))),
         Ok(TryOutcome::Failed) => ("no", format!("failed{took}: {}", round.cause)),
         Ok(TryOutcome::Unspecified) | Err(_) => ("..", "running".to_owned()),
     };

@@ -63,8 +63,12 @@ pub(super) fn rows(name: &str, lines: impl IntoIterator<Item = String>, table: &
 /// What is wrong, each with its cures below it.
 pub(super) fn advice_text(advice: &[Advice]) -> String {
     let mut text = String::new();
-    for known in advice {
+    for (index, known) in advice.iter().enumerate() {
         text.push_str(&format!("\n{}: {}\n", clean(&known.code), clean(&known.cause)));
+        if let Some(same) = advice[..index].iter().find(|other| !known.cures.is_empty() && other.cures == known.cures) {
+            text.push_str(&format!("  - as for {}\n", clean(&same.code)));
+            continue;
+        }
         for cure in &known.cures {
             text.push_str(&format!("  - {}\n", clean(cure)));
         }
@@ -97,8 +101,8 @@ fn address_line(address: &OwnAddress, now: SystemTime) -> String {
     format!("{mark} {}  ({})", bare(&address.address), notes.join(", "))
 }
 
-/// Without the node's own id, which all of them have.
-fn bare(address: &str) -> &str {
+/// Without the node's own id at its end, which all of them have.
+pub(super) fn bare(address: &str) -> &str {
     address.rsplit_once("/p2p/").map_or(address, |(bare, _)| bare)
 }
 
@@ -243,11 +247,12 @@ mod tests {
                 ..Relay::default()
             }],
             serving: Some(Serving { mode: ServeMode::Off.into(), ..Serving::default() }),
-            advice: vec![Advice {
-                code: "A".into(),
-                cause: "is so".into(),
-                cures: vec!["do this".into(), "or that".into()],
-            }],
+            advice: ["A", "B"]
+                .map(|code| {
+                    let cures = vec!["do this".into(), "or that".into()];
+                    Advice { code: code.into(), cause: "is so".into(), cures }
+                })
+                .to_vec(),
             ..NetCheckResponse::default()
         };
         let expected = "\
@@ -265,6 +270,9 @@ serves     nobody
 A: is so
   - do this
   - or that
+
+B: is so
+  - as for A
 ";
         assert_eq!(text(&check, SystemTime::now()), expected);
     }

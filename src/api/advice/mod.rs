@@ -14,7 +14,7 @@ mod tests;
 use libp2p::{Multiaddr, PeerId};
 
 pub(super) use self::{
-    nat::summary,
+    nat::{summary, summary_v6},
     node::{NEEDS_RELAY, Reachability, node, reachability, verdict},
     peer::{Peer, not_found, peer},
 };

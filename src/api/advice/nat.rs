@@ -1,5 +1,7 @@
 //! A NAT in words.
 
+use std::net::IpAddr;
+
 use super::{
     Own,
     address::{Scope, ip, scope},
@@ -23,6 +25,16 @@ pub(in crate::api) fn summary(nat: &NatView) -> String {
         NatClass::EndpointDependent => format!("a symmetric NAT: another port for each destination{}", step(nat)),
     };
     format!("{kind}{seen}{udp}")
+}
+
+/// What is before this node's IPv6, in a line.
+pub(in crate::api) fn summary_v6(own: &Own<'_>) -> String {
+    let nat = &own.reach.nat_v6;
+    let public = |ip: IpAddr| ip.is_ipv6() && scope(ip) == Scope::Public;
+    if nat.class == NatClass::Unknown && nat.observers == 0 && !own.listen.iter().filter_map(ip).any(public) {
+        return "this host has no public IPv6 address".to_owned();
+    }
+    summary(nat)
 }
 
 fn port(nat: &NatView) -> &'static str {

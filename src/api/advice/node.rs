@@ -306,7 +306,9 @@ fn no_mapping(own: &Own<'_>) -> Option<Advice> {
     let mappings = own.reach.mappings.as_ref().filter(|mappings| mappings.settled && !has_mapping(mappings))?;
     let gateway = mappings.gateway?;
     let detail = mappings.ports.iter().map(|port| port.detail.as_str()).find(|detail| !detail.is_empty());
-    let cause = format!("the router at {gateway} forwards no port{}", because(detail.unwrap_or_default()));
+    // What to do about it is told here, for all ports at once.
+    let detail = detail.map_or("", |detail| detail.split("; ").next().unwrap_or(detail));
+    let cause = format!("the router at {gateway} forwards no port{}", because(detail));
     Some(Advice::new("NO_MAPPING", cause, mapping_cures(own)))
 }
 
