@@ -1,6 +1,6 @@
 //! `netcheck`: can others reach this node, and what stands in the way.
 
-use std::time::SystemTime;
+use std::{collections::HashSet, time::SystemTime};
 
 use super::{
     args::Global,
@@ -62,15 +62,15 @@ pub(super) fn rows(name: &str, lines: impl IntoIterator<Item = String>, table: &
 
 /// What is wrong, each with its cures below it.
 pub(super) fn advice_text(advice: &[Advice]) -> String {
-    let mut text = String::new();
-    for (index, known) in advice.iter().enumerate() {
+    let (mut text, mut told) = (String::new(), HashSet::new());
+    for known in advice {
         text.push_str(&format!("\n{}: {}\n", clean(&known.code), clean(&known.cause)));
-        if let Some(same) = advice[..index].iter().find(|other| !known.cures.is_empty() && other.cures == known.cures) {
-            text.push_str(&format!("  - as for {}\n", clean(&same.code)));
-            continue;
-        }
-        for cure in &known.cures {
+        let new: Vec<&String> = known.cures.iter().filter(|cure| told.insert(*cure)).collect();
+        for cure in &new {
             text.push_str(&format!("  - {}\n", clean(cure)));
+        }
+        if new.len() < known.cures.len() {
+            text.push_str(if new.is_empty() { "  - as above\n" } else { "  - or as above\n" });
         }
     }
     text
@@ -272,7 +272,7 @@ A: is so
   - or that
 
 B: is so
-  - as for A
+  - as above
 ";
         assert_eq!(text(&check, SystemTime::now()), expected);
     }

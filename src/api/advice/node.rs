@@ -140,7 +140,13 @@ pub(super) fn mapping_cures(own: &Own<'_>) -> Vec<String> {
     }
     let (ports, setting) = (ports(own.listen), external_setting(own.listen, own.reach.nat_v4.public_ip));
     let both = if beyond(own) == Beyond::Router { ", and the router before that one too" } else { "" };
-    let by_hand = format!("have the router{both} forward {ports} to this host, and say so in the settings: {setting}");
+    // Nobody has told from outside; a router behind another one looks the same.
+    let unless = match own.reach.nat_v4.public_ip {
+        Some(_) => "",
+        None => "; that helps only if the router itself has a public address",
+    };
+    let by_hand =
+        format!("have the router{both} forward {ports} to this host, and say so in the settings: {setting}{unless}");
     let by_itself = "switch on UPnP, NAT-PMP or PCP in the router".to_owned();
     let asked = own.reach.mappings.as_ref().is_some_and(|mappings| mappings.settled && !has_mapping(mappings));
     if asked && both.is_empty() { vec![by_itself, by_hand] } else { vec![by_hand] }
@@ -308,7 +314,10 @@ fn no_mapping(own: &Own<'_>) -> Option<Advice> {
     let detail = mappings.ports.iter().map(|port| port.detail.as_str()).find(|detail| !detail.is_empty());
     // What to do about it is told here, for all ports at once.
     let detail = detail.map_or("", |detail| detail.split("; ").next().unwrap_or(detail));
-    let cause = format!("the router at {gateway} forwards no port{}", because(detail));
+    let cause = match detail {
+        said if said.starts_with("the router at") => format!("no port is forwarded: {said}"),
+        _ => format!("the router at {gateway} forwards no port{}", because(detail)),
+    };
     Some(Advice::new("NO_MAPPING", cause, mapping_cures(own)))
 }
 

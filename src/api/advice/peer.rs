@@ -31,7 +31,7 @@ pub(in crate::api) struct Peer<'a> {
 pub(in crate::api) fn peer(peer: &Peer<'_>, own: &Own<'_>) -> (String, Vec<Advice>) {
     let best = peer.path.and_then(|path| path.connections.first());
     let (verdict, mut advice) = match best {
-        None if peer.blocked => ("not connected: this node blocks it".to_owned(), vec![blocked(peer)]),
+        _ if peer.blocked => ("not connected: this node blocks it".to_owned(), vec![blocked(peer)]),
         None => away(peer, own),
         Some(best) => match best.route {
             Route::Lan => ("connected on the local network".to_owned(), Vec::new()),
