@@ -1,9 +1,6 @@
 //! NetCheck, ExplainPath, FindPeer.
 
-use std::time::Duration;
-
 use libp2p::{Multiaddr, PeerId};
-use tokio::time::Instant;
 use tonic::{Request, Status};
 
 use super::{
@@ -14,7 +11,7 @@ use super::{
 };
 use crate::{
     delivery::Outcome,
-    node::{DIAL_DEADLINE, Found, ReachView},
+    node::{DIAL_DEADLINE, NodeError, ReachView},
     proto,
     store::Trust,
 };
@@ -111,29 +108,27 @@ impl Api {
         self.check_open()?;
         let left = time_left(&request, DIAL_DEADLINE);
         let id = self.other_peer(&request.get_ref().peer).await?;
-        let found = self.lookup(id, left).await?;
-        let detail = if found.addresses.is_empty() {
-            let look = self.look_around().await?;
-            let advice = advice::not_found(id, &look.own(), found.servers_asked);
-            format!("{}; {}", advice.cause, advice.cures.join("; or "))
-        } else {
-            String::new()
+        let found = match self.delivery.node().find(id, left).await {
+            Ok(found) => found,
+            Err(NodeError::NotFound { asked, .. }) => return self.not_found(id, asked).await,
+            Err(NodeError::NoAddress(_)) => return self.not_found(id, 0).await,
+            Err(error) => return Err(error.into()),
         };
         Ok(proto::FindPeerResponse {
             peer_id: id.to_string(),
             addresses: found.addresses.into_iter().map(|address| view::known_address(address, id)).collect(),
-            servers_asked: found.servers_asked,
+            servers_asked: found.asked,
             hops: found.hops,
             took_ms: float_millis(Some(found.took)),
-            detail,
+            detail: String::new(),
         })
     }
 
-    async fn lookup(&self, id: PeerId, _left: Duration) -> Result<Found, Status> {
-        let began = Instant::now();
-        let known = self.delivery.node().path(id).await?;
-        let addresses = known.map_or_else(Vec::new, |path| path.addresses);
-        Ok(Found { addresses, servers_asked: 0, hops: 0, took: began.elapsed() })
+    async fn not_found(&self, id: PeerId, servers_asked: u32) -> Result<proto::FindPeerResponse, Status> {
+        let look = self.look_around().await?;
+        let advice = advice::not_found(id, &look.own(), servers_asked);
+        let detail = format!("{}; {}", advice.cause, advice.cures.join("; or "));
+        Ok(proto::FindPeerResponse { peer_id: id.to_string(), servers_asked, detail, ..Default::default() })
     }
 
     /// A peer that is not this node.

@@ -15,7 +15,7 @@ pub use handle::{
     Reachable,
 };
 pub use reach::{
-    AddressSource, AddressView, ConnectionView, FindView, KnownAddressView, KnownSource, MappedPortView,
-    MappedView, MappingProtocol, MappingsView, NatClass, NatView, Overlay, PathView, PeerAddresses, PunchView,
-    ReachView, RelayState, RelayView, Serve, ServingView, Verdict, relay_of,
+    AddressSource, AddressView, ConnectionView, FindView, KnownAddressView, KnownSource, MappedPortView, MappedView,
+    MappingProtocol, MappingsView, NatClass, NatView, Overlay, PathView, PeerAddresses, PunchView, ReachView,
+    RelayState, RelayView, Serve, ServingView, Verdict, relay_of,
 };

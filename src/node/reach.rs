@@ -367,19 +367,6 @@ pub struct PeerAddresses {
     pub addresses: Vec<Multiaddr>,
 }
 
-/// What came of looking for a peer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// All that is known and was found, best first.
-    pub addresses: Vec<KnownAddressView>,
-    /// Servers that were asked.
-    pub servers_asked: u32,
-    /// How many servers led from one to the next up to the one that knew.
-    pub hops: u32,
-    /// How long it took.
-    pub took: Duration,
-}
-
 /// The relay in an address that leads through one.
 #[must_use]
 pub fn relay_of(address: &Multiaddr) -> Option<PeerId> {
