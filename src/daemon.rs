@@ -144,7 +144,7 @@ impl Daemon {
         let shutdown =
             shutdown::install().map_err(|source| RunError::System { what: "signals cannot be caught", source })?;
         let started = tokio::time::Instant::now();
-        let daemon = Self::start(settings, synchronous).await?;
+        let daemon = Box::pin(Self::start(settings, synchronous)).await?;
         tracing::info!(
             peer_id = %daemon.delivery.node().local_peer_id(),
             socket = %daemon.settings.socket.display(),

@@ -113,6 +113,10 @@ mod tests {
         assert_eq!(external.update(one.clone()), (vec![], vec![]));
         assert_eq!(external.update(vec![]), (vec![], one.clone()));
         external.serves_all = false;
-        assert_eq!(external.update(one), (vec![], vec![]));
+        assert_eq!(external.update(one.clone()), (vec![], vec![]));
+        external.set_verified(one.clone());
+        assert_eq!(external.update(vec![]), (one.clone(), vec![]));
+        external.set_verified(vec![]);
+        assert_eq!(external.update(one.clone()), (vec![], one));
     }
 }

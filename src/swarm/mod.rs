@@ -108,8 +108,11 @@ pub async fn spawn(config: SwarmConfig, keypair: Keypair, stop: CancellationToke
     task.listen(config.listen)?;
     task.settle().await?;
     let (bound, skipped) = (task.bound(), task.skipped());
-    let ports = if config.port_mapping { surroundings::map_ports(&bound, &keypair, &stop).await } else { None };
+    let (changes, surroundings) = mpsc::channel(surroundings::CHANGE_QUEUE);
+    let ports = if config.port_mapping { surroundings::map_ports(&bound, &keypair, &changes, &stop) } else { None };
     task.mappings = ports.as_ref().map(|handle| handle.view.clone());
+    surroundings::watch_network(ports.as_ref().map(ports::Handle::control), changes, stop);
+    task.surrounded(surroundings, ports.as_ref().map(ports::Handle::control));
     let task = tokio::spawn(task.run());
     Ok(Network { node: Node::new(local, commands), events, task, bound, skipped, ports })
 }

@@ -35,11 +35,12 @@ use super::{
     redial::Redial,
     relay::{Relays, server::Server},
     sink::Sink,
+    surroundings::Surroundings,
     timers::Timers,
 };
 use crate::{
     node::{Command, LinkId, NodeEvent},
-    ports::MappingView,
+    ports::{Control, MappingView},
 };
 
 /// Commands that wait; a caller beyond that waits to hand its own over.
@@ -73,6 +74,9 @@ pub(super) struct Task {
     /// How others can reach this node.
     pub(super) reach: Reach,
     reach_reports: mpsc::Receiver<Report>,
+    surroundings: Option<mpsc::Receiver<Surroundings>>,
+    /// Of the ports that the router forwards, if it is asked.
+    pub(super) mapping: Option<Control>,
     /// Until when connections that may be dead are to answer; of those that
     /// are open.
     pub(super) probes: Timers<(PeerId, ConnectionId)>,
@@ -198,6 +202,8 @@ impl Task {
             external: External::new(config),
             reach: Reach::new(config, reports_tx),
             reach_reports,
+            surroundings: None,
+            mapping: None,
             probes: Timers::new(),
             failed: None,
             steering: Timers::new(),
@@ -246,6 +252,12 @@ impl Task {
         self.failed.take().map_or(Ok(()), Err)
     }
 
+    /// Follows what is around the node from now on.
+    pub(super) fn surrounded(&mut self, changes: mpsc::Receiver<Surroundings>, mapping: Option<Control>) {
+        self.surroundings = Some(changes);
+        self.mapping = mapping;
+    }
+
     pub(super) fn bound(&self) -> Vec<BoundAddress> {
         self.listeners.bound()
     }
@@ -266,6 +278,7 @@ impl Task {
                 Some(measured) = self.measured.recv() => self.on_measured(measured),
                 Some(answered) = self.answered.recv() => self.on_join_answered(answered),
                 Some(report) = self.reach_reports.recv() => self.on_reach_report(report, Instant::now()),
+                Some(change) = next_of(&mut self.surroundings) => self.on_surroundings(change, Instant::now()),
                 Some(request) = self.circuits.recv() => self.open_circuit(request),
                 Some(heard) = self.heard.recv() => self.on_punch_heard(heard),
                 Some(announced) = self.announced.recv() => self.on_announced(announced),
@@ -437,6 +450,11 @@ async fn at(deadline: Option<Instant>) {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
     }
+}
+
+/// The next message, once there is a channel.
+async fn next_of<T>(channel: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
+    channel.as_mut()?.recv().await
 }
 
 /// Keeps the swarm going until something else is done.

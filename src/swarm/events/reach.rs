@@ -1,5 +1,7 @@
 //! What others see of this node, and which of its addresses work.
 
+use std::net::IpAddr;
+
 use libp2p::{
     PeerId, Stream,
     swarm::{
@@ -14,7 +16,8 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    node::{NatClass, NatView, Verdict},
+    node::{AddressSource, NatClass, NatView, Verdict},
+    ports::Control,
     swarm::{
         pending::{Opening, Purpose},
         reach::{
@@ -24,6 +27,7 @@ use crate::{
             server::{DialBackJob, LINGER, reject, serve},
             verdicts::{Answer, Change, Question, Target},
         },
+        surroundings::Surroundings,
         task::Task,
     },
     wire::autonat::DialStatus,
@@ -35,6 +39,7 @@ impl Task {
         self.reach.set_listen(self.listeners.addresses());
         self.reach.refresh(now);
         self.log_nat(now);
+        self.tell_mapping(now);
         self.tell_reach();
         self.ask_due(now);
     }
@@ -54,11 +59,31 @@ impl Task {
         }
     }
 
+    pub(in crate::swarm) fn on_surroundings(&mut self, change: Surroundings, now: Instant) {
+        match change {
+            Surroundings::Network => self.on_network_changed(now),
+            Surroundings::Mapped(mapped) => {
+                self.reach.set_mapped(&mapped);
+                self.on_reach_changed(now);
+            }
+        }
+    }
+
     /// An interface, an address or the default route came or went: what was
-    /// seen and tried before says nothing now.
-    pub(in crate::swarm) fn on_network_changed(&mut self, now: Instant) {
+    /// seen and tried before says little now.
+    fn on_network_changed(&mut self, now: Instant) {
+        self.redial.network_changed(now, rand::random);
+        self.relays.client.network_changed();
         self.reach.network_changed(now);
         self.on_reach_changed(now);
+        self.tend_relays(now);
+    }
+
+    /// A router that gives another address than this is behind another NAT.
+    fn tell_mapping(&self, now: Instant) {
+        if let (Some(mapping), Some(IpAddr::V4(ip))) = (&self.mapping, self.reach.nat(false, now).public_ip) {
+            mapping.observed(Some(ip));
+        }
     }
 
     /// Tells the rest which addresses others are to know, and whom to serve.
@@ -125,6 +150,10 @@ impl Task {
             warn!(%address, %cause, "the settings say that this address works, but it does not");
         } else {
             info!(%address, %cause, "not reachable from outside any more");
+        }
+        if target.is_some_and(|target| target.source == AddressSource::Mapped) {
+            // Routers forget.
+            self.mapping.iter().for_each(Control::refresh);
         }
     }
 

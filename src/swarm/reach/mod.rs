@@ -136,7 +136,7 @@ impl Reach {
     }
 
     /// The addresses that a router forwards to this node now.
-    pub(super) fn set_mapped(&mut self, mapped: Vec<Multiaddr>) {
+    pub(super) fn set_mapped(&mut self, mapped: &[Multiaddr]) {
         self.mapped = mapped.iter().map(without_peer).collect();
     }
 

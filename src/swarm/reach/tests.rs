@@ -45,8 +45,8 @@ fn config(serve: Serve) -> SwarmConfig {
         relays: Vec::new(),
         serve,
         relay_limits: RelayLimits::default(),
-        port_mapping: false,
         mdns: false,
+        port_mapping: false,
         trust_open: false,
         max_message_bytes: 1,
         limits: ConnectionLimits::default(),
@@ -144,12 +144,12 @@ fn the_mapped_address_that_two_servers_see_is_a_candidate_and_asked_about() {
 fn a_mapping_that_works_makes_a_node_public() {
     let mut node = Node::new(&config(Serve::Auto));
     node.dial("/ip4/8.8.8.8/udp/1/quic-v1", "/ip4/1.2.3.4/udp/4001/quic-v1", &[DIAL_REQUEST]);
-    node.reach.set_mapped(vec![address("/ip4/1.2.3.4/udp/5001/quic-v1")]);
+    node.reach.set_mapped(&[address("/ip4/1.2.3.4/udp/5001/quic-v1")]);
     node.reach.refresh(node.now);
     assert!(node.candidates().contains(&("/ip4/1.2.3.4/udp/5001/quic-v1".to_owned(), Confidence::Likely)));
     node.answer(Answer::Reachable);
     assert!(node.reach.is_public());
-    node.reach.set_mapped(Vec::new());
+    node.reach.set_mapped(&[]);
     node.reach.refresh(node.now);
     assert!(!node.reach.is_public() && node.reach.confirmed().is_empty());
 }
