@@ -3,11 +3,17 @@
 use std::collections::{HashSet, VecDeque};
 
 use libp2p::{Multiaddr, PeerId};
+use tokio::time::Instant;
 
 use super::table::Interest;
 use crate::{
-    node::{NatClass, NatView},
-    swarm::{route::is_local, task::Task},
+    node::{AddressSource, NatClass, NatView},
+    swarm::{
+        reach::{self, Confidence},
+        route::{is_local, route},
+        task::Task,
+    },
+    types::Route,
     wire::punch::{Candidate, CandidateKind, MAX_CANDIDATES, Mapping, Nat, Offer},
 };
 
@@ -38,21 +44,21 @@ impl Observed {
 
 impl Task {
     /// Where this node may be reached, and the NATs before it (IPv4, IPv6).
-    fn own_addresses(&self) -> (Vec<Candidate>, NatView, NatView) {
-        let confirmed = self.swarm.external_addresses().filter_map(|a| Candidate::of(a, CandidateKind::Confirmed));
+    fn own_addresses(&self, now: Instant) -> (Vec<Candidate>, NatView, NatView) {
+        let known = self.reach.candidates(now);
+        let known = known.iter().filter_map(|known| Candidate::of(&known.address, kind(known)));
+        // What one stranger says may be wrong, and is better than nothing.
         let observed = self.observed.seen.iter().map(|(_, known)| *known);
-        let listen = self.listeners.addresses();
-        let local = listen.iter().filter_map(|address| Candidate::of(address, CandidateKind::Local));
-        (confirmed.chain(observed).chain(local).collect(), NatView::default(), NatView::default())
+        (known.chain(observed).collect(), self.reach.nat(false, now), self.reach.nat(true, now))
     }
 
     /// What this node brings to an exchange with a peer. Addresses of the local
     /// network are told to trusted peers only, those of this host only through
     /// a relay on it.
-    pub(super) fn own_offer(&self, peer: &PeerId) -> Offer {
+    pub(super) fn own_offer(&self, peer: &PeerId, now: Instant) -> Offer {
         let loopback = self.punches.is_loopback(peer);
         let Interest { trusted, .. } = self.punches.interest(peer);
-        let (candidates, nat_v4, nat_v6) = self.own_addresses();
+        let (candidates, nat_v4, nat_v6) = self.own_addresses(now);
         let rtt = self.peers.get(peer).and_then(|entry| entry.rtt);
         Offer {
             round: self.punches.round(peer).unwrap_or(1),
@@ -77,6 +83,15 @@ fn told(mut candidates: Vec<Candidate>, trusted: bool, loopback: bool) -> Vec<Ca
     });
     candidates.truncate(MAX_CANDIDATES);
     candidates
+}
+
+fn kind(known: &reach::Candidate) -> CandidateKind {
+    match known.source {
+        AddressSource::Mapped | AddressSource::Configured => CandidateKind::Confirmed,
+        _ if known.confidence == Confidence::Confirmed => CandidateKind::Confirmed,
+        AddressSource::Interface if route(&known.address) == Route::Lan => CandidateKind::Local,
+        AddressSource::Interface | AddressSource::Observed | AddressSource::Relay => CandidateKind::Observed,
+    }
 }
 
 fn nat(view: &NatView) -> Nat {

@@ -159,7 +159,7 @@ impl Task {
         places: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
         now: Instant,
     ) {
-        let mine = self.own_offer(&peer);
+        let mine = self.own_offer(&peer, now);
         let known = if leader { self.punch_known(&peer) } else { Vec::new() };
         self.punches.begin(&peer, attempt, mine.clone(), &known, now);
         let heard = self.exchanges.heard.clone();
