@@ -288,7 +288,7 @@ impl Task {
                 event = self.swarm.select_next_some() => self.on_swarm_event(event),
             }
         }
-        self.say_farewell().await;
+        Box::pin(self.say_farewell()).await;
     }
 
     /// Lets links write out what is queued, and tells peers that this side

@@ -80,12 +80,11 @@ impl Task {
             QueryResult::GetClosestPeers(Err(GetClosestPeersError::Timeout { peers, .. })) => {
                 self.on_nearest(id, peers, now);
             }
-            QueryResult::Bootstrap(Ok(_)) if stats.num_successes() > 0 => {
-                if !std::mem::replace(&mut self.find.bootstrapped, true) {
-                    info!("servers answer: peers can be found by their id");
-                    // Nearer ones may be known now.
-                    self.find.publisher.changed(now);
-                }
+            QueryResult::Bootstrap(Ok(_)) if stats.num_successes() > 0 && !self.find.bootstrapped => {
+                self.find.bootstrapped = true;
+                info!("servers answer: peers can be found by their id");
+                // Nearer ones may be known now.
+                self.find.publisher.changed(now);
             }
             _ => {}
         }

@@ -47,6 +47,7 @@ fn config(serve: Serve) -> SwarmConfig {
         relay_limits: RelayLimits::default(),
         mdns: false,
         port_mapping: false,
+        network: crate::node::Overlay::Private,
         trust_open: false,
         max_message_bytes: 1,
         limits: ConnectionLimits::default(),
