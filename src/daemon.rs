@@ -168,8 +168,7 @@ impl Daemon {
         let clock = start_clock(mark).await?;
         let stop_swarm = CancellationToken::new();
         let ports = ports.as_deref().unwrap_or_default();
-        // Boxed, for what it builds is large.
-        let network = Box::pin(start_network(&settings, keypair, ports, &stop_swarm)).await?;
+        let network = start_network(&settings, keypair, ports, &stop_swarm).await?;
         remember_ports(&store, &settings, &network.bound).await?;
         let options = DeliveryOptions {
             max_message_bytes: settings.limits.max_message_bytes,
@@ -318,12 +317,12 @@ async fn start_network(
     let wanted = remembered(settings, ports);
     let listen: Vec<_> = settings.listen.iter().map(|at| (at.addr.clone(), at.required)).collect();
     if listen != wanted {
-        match Box::pin(swarm::spawn(swarm_config(settings, addresses(wanted)), keypair.clone(), stop.clone())).await {
+        match swarm::spawn(swarm_config(settings, addresses(wanted)), keypair.clone(), stop.clone()).await {
             Ok(network) => return Ok(network),
             Err(error) => tracing::warn!(%error, "a port of the last start is taken; the system chooses another"),
         }
     }
-    Ok(Box::pin(swarm::spawn(swarm_config(settings, addresses(listen)), keypair, stop.clone())).await?)
+    Ok(swarm::spawn(swarm_config(settings, addresses(listen)), keypair, stop.clone()).await?)
 }
 
 fn addresses(listen: Vec<(Multiaddr, bool)>) -> Vec<swarm::ListenAddress> {

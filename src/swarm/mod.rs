@@ -96,7 +96,7 @@ pub async fn spawn(config: SwarmConfig, keypair: Keypair, stop: CancellationToke
     let (swarm, server) = transport::build(&config, keypair.clone(), early, scope.clone())?;
     let local = *swarm.local_peer_id();
     let (commands, command_queue) = mpsc::channel(task::COMMAND_QUEUE);
-    let (mut task, events) = task::Task::new(
+    let (task, events) = task::Task::new(
         swarm,
         server,
         scope,
@@ -105,6 +105,8 @@ pub async fn spawn(config: SwarmConfig, keypair: Keypair, stop: CancellationToke
         relays,
         stop.clone(),
     );
+    // Boxed, for it is large.
+    let mut task = Box::new(task);
     task.listen(config.listen)?;
     task.settle().await?;
     let (bound, skipped) = (task.bound(), task.skipped());
