@@ -110,9 +110,10 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) row: OutRow,
-    /// It is on this link as a message, and may be acknowledged as one although
-    /// it became a tombstone since.
-    pub(super) sent_as_message: bool,
+    /// Whether the peer has the message if it acknowledges the row: yes when it
+    /// is on this link as one, although it became a tombstone since; as the
+    /// peer says when it is there as a gap.
+    pub(super) stored: Option<bool>,
 }
 
 /// A row that waits for a direct link.
@@ -254,7 +255,7 @@ impl Lane {
             return false;
         }
         self.bytes += row.cost();
-        self.rows.push_back(Held { row, sent_as_message: false });
+        self.rows.push_back(Held { row, stored: None });
         true
     }
 
@@ -322,23 +323,32 @@ impl Lane {
     }
 
     /// Takes an acknowledgement up to `high`, which must be on the link.
-    /// Returns the tag of the last row and the ids of messages that were
-    /// stored although they are tombstones here.
-    pub(super) fn acknowledge(&mut self, high: Seq) -> (Tag, Vec<String>) {
+    /// Returns the tag of the last row and, of messages that are tombstones
+    /// here, whether the peer has them.
+    pub(super) fn acknowledge(&mut self, high: Seq) -> (Tag, Vec<(String, bool)>) {
         let mut tag = 0;
-        let mut stored = Vec::new();
+        let mut outcomes = Vec::new();
         while self.acked < high {
             let Some(held) = self.rows.pop_front() else { break };
             self.bytes = self.bytes.saturating_sub(held.row.cost());
             self.acked = held.row.seq;
             tag = held.row.tag;
-            if let (true, RowBody::Tombstone { id }) = (held.sent_as_message, held.row.body) {
-                stored.push(id);
+            if let (Some(stored), RowBody::Tombstone { id }) = (held.stored, held.row.body) {
+                outcomes.push((id, stored));
             }
         }
         self.credit = self.credit.saturating_mul(2);
         self.backoff = 0;
-        (tag, stored)
+        (tag, outcomes)
+    }
+
+    /// Keeps what the peer says of a tombstone until it acknowledges that, as
+    /// what is not acknowledged does not count as lost when the peer's store is
+    /// replaced by an older copy. Says whether there is such a row.
+    pub(super) fn told(&mut self, id: &str, stored: bool) -> bool {
+        let is_it = |held: &&mut Held| matches!(&held.row.body, RowBody::Tombstone { id: other } if other == id);
+        let held = self.rows.iter_mut().find(is_it);
+        held.map(|held| held.stored = Some(stored)).is_some()
     }
 
     fn back_off(&mut self) {
@@ -356,7 +366,7 @@ impl Lane {
         self.back_off();
         let refused = self.index(next)..self.index(self.next).min(self.rows.len());
         for held in self.rows.range_mut(refused) {
-            held.sent_as_message = false;
+            held.stored = None;
         }
         self.next = next;
         self.refused_at = now;

@@ -1,5 +1,7 @@
 //! What a node tells of itself: when, how often, and to whom.
 
+mod messages;
+
 use std::sync::Arc;
 
 use super::{FEATURES, Receiver, ReceiverEffect, ReceiverInput, Sender, SenderEffect, SenderInput, VERSION};

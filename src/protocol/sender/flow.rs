@@ -159,7 +159,7 @@ impl Sender {
                 }
                 RowBody::Message(content) => {
                     let content = content.clone();
-                    held.sent_as_message = true;
+                    held.stored = Some(true);
                     Forward::Data(Data { lane: number, seq, tag, ttl_left_ms, after: None, content })
                 }
                 RowBody::Tombstone { id } => {
@@ -221,11 +221,11 @@ impl Sender {
             };
         }
         let (epoch, count) = (lane.epoch, high - lane.acked);
-        let (tag, stored) = lane.acknowledge(high);
-        for id in stored {
-            self.effects.push_back(SenderEffect::Resolved { channel: channel.clone(), id, stored: true });
-        }
+        let (tag, outcomes) = lane.acknowledge(high);
         self.effects.push_back(SenderEffect::Acked { channel: channel.clone(), epoch, seq: high, tag, count });
+        for (id, stored) in outcomes {
+            self.effects.push_back(SenderEffect::Resolved { channel: channel.clone(), id, stored });
+        }
         self.pump(&channel);
         self.load_starved();
     }
@@ -245,6 +245,9 @@ impl Sender {
 
     pub(super) fn outcome(&mut self, outcome: Outcome) {
         let Some((channel, lane)) = Self::by_number(&self.link, &mut self.lanes, outcome.lane) else { return };
+        if lane.told(&outcome.id, outcome.stored) {
+            return;
+        }
         lane.asked = lane.asked.saturating_sub(1);
         let (none_left, more) = (lane.asked == 0, lane.ask_again);
         lane.unresolved = more || !none_left;
@@ -315,7 +318,7 @@ mod tests {
     }
 
     fn prepared(request: u64, unresolved: &[&str]) -> SenderInput {
-        let unresolved = unresolved.iter().map(ToString::to_string).collect();
+        let unresolved = unresolved.iter().map(|id| (1, id.to_string())).collect();
         let (acked, acked_tag, last, tag_at) = (0, 0, 2, Some(1));
         let info =
             Prepared { acked, acked_tag, last, tag_at, gap_is_message: false, unresolved, more_unresolved: false };

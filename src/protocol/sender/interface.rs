@@ -38,9 +38,10 @@ pub struct Prepared {
     pub tag_at: Option<Tag>,
     /// A position after `acked` that is a gap for the peer is a message here.
     pub gap_is_message: bool,
-    /// Ids of messages at or below the position asked for, or acknowledged,
-    /// whose outcome only the peer knows: at most a bounded number.
-    pub unresolved: Vec<String>,
+    /// Positions, in order, and ids of messages at or below the position asked
+    /// for, or acknowledged, whose outcome only the peer knows: at most a
+    /// bounded number.
+    pub unresolved: Vec<(Seq, String)>,
     /// There are more of those.
     pub more_unresolved: bool,
 }

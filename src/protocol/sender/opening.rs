@@ -140,14 +140,17 @@ impl Sender {
         }
     }
 
-    /// Asks what became of messages that turned into tombstones on the way.
-    pub(super) fn ask(&mut self, channel: &Channel, ids: Vec<String>, more: bool) {
+    /// Asks what became of messages that turned into tombstones on the way. Of
+    /// those that are not acknowledged the answer to their gaps will tell.
+    pub(super) fn ask(&mut self, channel: &Channel, mut unresolved: Vec<(Seq, String)>, more: bool) {
         let Some(lane) = self.lanes.get_mut(channel) else { return };
-        lane.asked = ids.len();
-        lane.unresolved = more || !ids.is_empty();
+        let more = more && unresolved.last().is_some_and(|(seq, _)| *seq <= lane.acked);
+        unresolved.retain(|(seq, _)| *seq <= lane.acked);
+        lane.asked = unresolved.len();
+        lane.unresolved = more || !unresolved.is_empty();
         lane.ask_again |= more;
         let number = lane.number;
-        for id in ids {
+        for (_, id) in unresolved {
             self.send(Forward::Query(Query { lane: number, id }));
         }
     }

@@ -66,15 +66,15 @@ impl Db {
             .optional()?
             .filter(|_| high > lane.acked && high <= lane.last)
             .map(i64::cast_unsigned);
-        let mut unresolved: Vec<String> = self
+        let mut unresolved: Vec<(Seq, String)> = self
             .connection
             .prepare_cached(
-                "SELECT id FROM sent INDEXED BY sent_pending WHERE row BETWEEN ?1 AND ?2 AND pending != 0 \
+                "SELECT row, id FROM sent INDEXED BY sent_pending WHERE row BETWEEN ?1 AND ?2 AND pending != 0 \
                  ORDER BY row LIMIT ?3",
             )?
             .query_map(
                 params![key(lane.id, 0), key(lane.id, lane.acked.max(high).min(lane.last)), MAX_UNRESOLVED as i64 + 1],
-                |row| row.get(0),
+                |row| Ok((position(row.get(0)?), row.get(1)?)),
             )?
             .collect::<Result<_, _>>()?;
         let more_unresolved = unresolved.len() > MAX_UNRESOLVED;
