@@ -39,6 +39,7 @@ fn nothing_is_lost_doubled_or_out_of_order() {
         assert!(totals.crashes > 0 && totals.rollbacks > 0 && totals.cancelled > 0 && totals.expired > 0);
         assert!(totals.lost_by_restore > 0 && totals.links > 0 && totals.rejected > 0);
         assert!(totals.pending_resolved > 0 && totals.refused_full > 0 && totals.holes > 0 && totals.held > 0);
+        assert!(totals.early > 0);
     }
 }
 

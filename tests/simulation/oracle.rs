@@ -24,6 +24,8 @@ pub(crate) struct Counts {
     pub(crate) holes: u64,
     /// Times that lanes began to wait for a direct link.
     pub(crate) held: u64,
+    /// Messages that were taken before their lane was open.
+    pub(crate) early: u64,
 }
 
 impl AddAssign for Counts {
@@ -42,6 +44,7 @@ impl AddAssign for Counts {
         self.lost_by_restore += other.lost_by_restore;
         self.holes += other.holes;
         self.held += other.held;
+        self.early += other.early;
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod scenarios;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use libp2p::PeerId;
 use p2p_node::{
@@ -91,6 +91,8 @@ pub(crate) struct World {
     /// Until when no relay may carry a message, by its id.
     direct_until: BTreeMap<String, u64>,
     counts: Counts,
+    /// Tags of messages that came to a receiver early, and not again since.
+    early: BTreeSet<u64>,
     quiet: bool,
 }
 
@@ -124,6 +126,7 @@ impl World {
             directions: [Direction::default(), Direction::default()],
             direct_until: BTreeMap::new(),
             counts: Counts::default(),
+            early: BTreeSet::new(),
             quiet: false,
         }
     }
@@ -398,6 +401,9 @@ impl World {
                 ReceiverEffect::Close(number, why) => self.close(1 - node, number, false, why),
                 ReceiverEffect::Ephemeral { .. } => {}
                 effect => {
+                    if let ReceiverEffect::Commit(batch) = &effect {
+                        self.counts.early += batch.iter().filter(|item| self.early.remove(&item.tag)).count() as u64;
+                    }
                     if self.plant == Plant::AckBeforeCommit {
                         self.answer_early(node, &effect);
                     }
@@ -495,6 +501,12 @@ impl World {
             let link = &mut self.links[from][at];
             let Some(frame) = link.forward.pop_front() else { break };
             if link.up_at_receiver {
+                if let Forward::Data(data) = &frame {
+                    let _ = match data.after {
+                        Some(_) => self.early.insert(data.tag),
+                        None => self.early.remove(&data.tag),
+                    };
+                }
                 self.nodes[1 - from].receiver.handle(ReceiverInput::Frame(number, frame));
             }
         }

@@ -1,10 +1,10 @@
 //! What becomes of messages at the edges of a link.
 
-use super::super::{OutRow, Prepared, RowBody};
+use super::super::{Accepted, Inbound, InboundKind, OutRow, Prepared, RowBody};
 use super::*;
 use crate::{
-    types::{Channel, Content, Epoch, Seq},
-    wire::{LaneState, Outcome, Query, Skip},
+    types::{Channel, Content, Epoch, Seq, Tag},
+    wire::{Data, LaneState, Open, Outcome, Query, Skip},
 };
 
 const EPOCH: Epoch = 7;
@@ -60,6 +60,112 @@ fn frames(effects: Vec<SenderEffect>) -> Vec<Forward> {
         _ => None,
     };
     effects.into_iter().filter_map(frame).collect()
+}
+
+/// Gives frames that came together to a receiver; what it does about them.
+fn take(receiver: &mut Receiver, frames: Vec<Forward>) -> Vec<ReceiverEffect> {
+    frames.into_iter().for_each(|frame| receiver.handle(ReceiverInput::Frame(1, frame)));
+    receiver.handle(ReceiverInput::Flush);
+    std::iter::from_fn(|| receiver.poll()).collect()
+}
+
+/// The store of a receiver says where the first lane stands; what it does.
+fn accept(receiver: &mut Receiver, high: Seq, tag: Tag, inherited: Seq, floor: Seq) -> Vec<ReceiverEffect> {
+    let state = Ok(Accepted { high, tag, gaps: Vec::new(), inherited, floor });
+    receiver.handle(ReceiverInput::LaneOpened { link: 1, lane: 1, state });
+    std::iter::from_fn(|| receiver.poll()).collect()
+}
+
+/// Positions of the messages among what a receiver commits.
+fn committed(effects: &[ReceiverEffect]) -> Vec<Seq> {
+    let batches = effects.iter().filter_map(|effect| match effect {
+        ReceiverEffect::Commit(batch) => Some(batch),
+        _ => None,
+    });
+    let is_message = |item: &&Inbound| matches!(item.kind, InboundKind::Message { .. });
+    batches.flatten().filter(is_message).map(|item| item.seq).collect()
+}
+
+fn data(seq: Seq, after: Option<Tag>) -> Forward {
+    let content = Content { id: seq.to_string(), ..Content::default() };
+    Forward::Data(Data { lane: 1, seq, tag: 100 + seq, ttl_left_ms: 1000, after, content })
+}
+
+fn open() -> Forward {
+    Forward::Open(Open { lane: 1, channel: channel(), epoch: EPOCH, previous: Vec::new() })
+}
+
+/// A sender with a new link and the first message of a new lane, and the
+/// frames that it sends before it hears of the peer.
+fn sender_with_first() -> (Sender, Vec<Forward>) {
+    let mut sender = Sender::new();
+    let first = row(1, message("m"));
+    let appended = SenderInput::Appended { channel: channel(), epoch: EPOCH, row: first.clone() };
+    let sent = give(&mut sender, [SenderInput::LinkUp(1), appended, prepared(1, 1, Vec::new()), loaded(vec![first])]);
+    (sender, frames(sent))
+}
+
+#[test]
+fn the_first_message_of_a_new_lane_is_stored_after_one_way() {
+    let (_, sent) = sender_with_first();
+    assert!(matches!(&sent[..], [Forward::Hello(_), Forward::Open(_), Forward::Data(_)]), "{sent:?}");
+    // All of that comes at once; nothing goes back before it is stored.
+    let mut receiver = Receiver::new(1024, true);
+    receiver.handle(ReceiverInput::LinkUp(1));
+    let asked = take(&mut receiver, sent);
+    assert!(matches!(asked.last(), Some(ReceiverEffect::OpenLane { lane: 1, .. })), "{asked:?}");
+    assert_eq!(committed(&accept(&mut receiver, 0, 0, 0, 0)), [1]);
+}
+
+#[test]
+fn a_message_sent_early_is_sent_again_and_counts_once() {
+    let (mut sender, sent) = sender_with_first();
+    let mut receiver = receiver(true, FEATURES);
+    take(&mut receiver, sent.into_iter().skip(1).collect());
+    accept(&mut receiver, 0, 0, 0, 0);
+    let state = LaneState { lane: 1, high: 0, inherited: 0, floor: 0, tag: 0, gaps: Vec::new() };
+    let inputs = [
+        welcome(FEATURES),
+        back(Back::LaneState(state)),
+        // Before the store has told.
+        back(Back::Ack { lane: 1, high: 1 }),
+        prepared(2, 1, Vec::new()),
+    ];
+    let done = give(&mut sender, inputs);
+    let acked = |effect: &&SenderEffect| matches!(effect, SenderEffect::Acked { seq: 1, tag: 101, count: 1, .. });
+    assert_eq!(done.iter().filter(acked).count(), 1, "{done:?}");
+    assert!(sender.is_idle());
+    // One that was sent again before the acknowledgement came.
+    assert!(take(&mut receiver, vec![data(1, None)]).is_empty());
+    assert_eq!(committed(&take(&mut receiver, vec![data(2, None)])), [2]);
+}
+
+#[test]
+fn a_message_sent_early_is_taken_only_where_it_fits() {
+    let after = |after| vec![open(), data(1, Some(0)), data(2, Some(after)), data(3, Some(102))];
+    // Where the store stands: high, its tag, inherited and floor.
+    for (stands, sent, taken) in [
+        ((0, 0, 0, 0), after(101), vec![1, 2, 3]),
+        ((0, 0, 0, 0), after(9), vec![1]),
+        ((1, 101, 0, 0), after(101), vec![2, 3]),
+        ((1, 9, 0, 0), after(101), vec![]),
+        ((3, 103, 0, 0), after(101), vec![]),
+        // It goes on from an earlier numbering: the first is not the first.
+        ((0, 9, 4, 0), after(101), vec![]),
+        ((0, 0, 0, 4), after(101), vec![]),
+    ] {
+        let (high, tag, inherited, floor) = stands;
+        let mut held = receiver(true, FEATURES);
+        take(&mut held, sent.clone());
+        assert_eq!(committed(&accept(&mut held, high, tag, inherited, floor)), taken, "{stands:?}");
+        let mut late = receiver(true, FEATURES);
+        take(&mut late, sent[..1].to_vec());
+        accept(&mut late, high, tag, inherited, floor);
+        let effects = take(&mut late, sent[1..].to_vec());
+        assert_eq!(committed(&effects), taken, "{stands:?}");
+        let closed = effects.iter().any(|effect| matches!(effect, ReceiverEffect::Close(..)));
+        assert!(!closed, "{effects:?}");
+    }
 }
 
 /// A sender whose store is an older copy, with a message and a tombstone that
