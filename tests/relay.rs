@@ -144,6 +144,35 @@ async fn a_full_relay_says_so_and_others_go_on() {
     talk(&a, &b, "first").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn bulk_outlives_the_limits_of_circuits() {
+    let Some(star) = star("relay", 1, 2) else { return };
+    for limit in ["relay_circuit_bytes = \"4 MiB\"", "relay_circuit_duration = \"5s\""] {
+        let mut options = star.relay_options(0, &["--serve", "on"]);
+        options.config = format!("limits.{limit}\n");
+        let relay = Daemon::start_with(options).await;
+        let a = star.host(0, &star.at(&[&relay], 0, BOTH).await).await;
+        let b = star.host(1, &star.at(&[&relay], 1, BOTH).await).await;
+        trust(&a, &b).await;
+        trust(&b, &a).await;
+        talk(&a, &b, "first").await;
+        let (mut sender, peer) = (a.client().await, b.peer_id().await);
+        let begun = Instant::now();
+        let mut sent = 0;
+        while sent < 256 || begun.elapsed() < Duration::from_secs(12) && limit.contains("duration") {
+            sender.send(send_to(&peer, message("", &sent.to_string(), vec![7; 64 * 1024]))).await.unwrap();
+            sent += 1;
+        }
+        let ids = receive(&mut b.client().await, "", sent).await.into_iter().map(|got| got.message.unwrap().id);
+        assert!(ids.eq((0..sent).map(|n| n.to_string())), "{limit}");
+        for host in [&a, &b] {
+            assert_eq!(count(host, "peer disconnected"), 0, "{limit}");
+            assert!(count(host, "end=stream broken") == 0, "{limit}");
+        }
+        assert!(count(&a, "opening another one") + count(&b, "opening another one") > 1, "{limit}");
+    }
+}
+
 /// As where no UDP gets through.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_answers_on_tcp_only_is_used_at_once() {

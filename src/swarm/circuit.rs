@@ -14,6 +14,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
@@ -28,6 +29,7 @@ use libp2p::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use super::relay::{candidate::CircuitLimit, meter::Meter};
 use crate::wire::circuit::{answer, connect};
 
 /// The protocol of circuit relay v2 between a client and its relay.
@@ -61,6 +63,7 @@ pub(super) struct Circuits {
 pub(super) struct Circuit {
     stream: Stream,
     state: State,
+    meter: Option<Arc<Meter>>,
 }
 
 #[derive(Debug)]
@@ -117,7 +120,7 @@ impl Transport for Circuits {
         Ok(async move {
             let mut stream = opened.await.map_err(|_| gone())??;
             stream.write_all(&connect(peer.to_bytes())).await?;
-            Ok(Circuit { stream, state: State::Asked(Vec::new()) })
+            Ok(Circuit { stream, state: State::Asked(Vec::new()), meter: None })
         }
         .boxed())
     }
@@ -141,6 +144,11 @@ pub(super) fn gone() -> io::Error {
 }
 
 impl Circuit {
+    /// Tells what the relay lets it carry, once that is known.
+    pub(super) fn set_meter(&mut self, meter: Arc<Meter>) {
+        self.meter = Some(meter);
+    }
+
     /// Reads on in the relay's answer.
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let State::Asked(came) = &mut self.state {
@@ -150,9 +158,13 @@ impl Circuit {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the relay closed the circuit")));
             }
             came.extend_from_slice(&piece[..read]);
-            if let Some((_, length)) = answer(came).map_err(io::Error::other)? {
+            if let Some((limit, length)) = answer(came).map_err(io::Error::other)? {
                 let rest = Bytes::from(came.split_off(length));
                 self.state = State::Open(rest);
+                if let Some(meter) = &self.meter {
+                    let duration = (limit.seconds > 0).then(|| Duration::from_secs(limit.seconds.into()));
+                    meter.set_limit(CircuitLimit { duration, bytes: (limit.bytes > 0).then_some(limit.bytes) });
+                }
             }
         }
         Poll::Ready(Ok(()))

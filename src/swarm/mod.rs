@@ -57,6 +57,7 @@ pub use config::{BoundAddress, ListenAddress, SwarmConfig};
 pub use error::SwarmError;
 pub use limits::ConnectionLimits;
 pub use relay::RelayLimits;
+use relay::{Relays, meter::Meters};
 
 use crate::{
     node::{Node, NodeEvent},
@@ -92,13 +93,13 @@ pub struct Network {
 pub async fn spawn(config: SwarmConfig, keypair: Keypair, stop: CancellationToken) -> Result<Network, SwarmError> {
     let relays = circuit::Connected::default();
     let (early, circuits) = circuit::Circuits::new(relays.clone());
-    let scope = punch::Scope::default();
-    let (swarm, server) = transport::build(&config, keypair.clone(), early, scope.clone())?;
+    let (scope, meters) = (punch::Scope::default(), Meters::default());
+    let (swarm, server) = transport::build(&config, keypair.clone(), early, scope.clone(), meters.clone())?;
     let local = *swarm.local_peer_id();
     let (commands, command_queue) = mpsc::channel(task::COMMAND_QUEUE);
     let (task, events) = task::Task::new(
         swarm,
-        server,
+        Relays::new(local, server, meters, &config.relays),
         scope,
         &config,
         task::Queues { commands: command_queue, circuits },

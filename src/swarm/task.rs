@@ -5,7 +5,7 @@ use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 use futures::StreamExt;
 use libp2p::{PeerId, Swarm, swarm::ConnectionId};
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -33,7 +33,7 @@ use super::{
     punch::{self, Exchanges, Heard, Observed, Punches, Scope},
     reach::{REPORT_QUEUE, Reach, Report},
     redial::Redial,
-    relay::{Relays, server::Server},
+    relay::Relays,
     sink::Sink,
     surroundings::Surroundings,
     timers::Timers,
@@ -70,6 +70,7 @@ pub(super) struct Task {
     pub(super) find: Find,
     pub(super) listeners: Listeners,
     pub(super) relays: Relays,
+    circuits_told: Arc<Notify>,
     pub(super) external: External,
     /// How others can reach this node.
     pub(super) reach: Reach,
@@ -165,7 +166,7 @@ pub(super) struct Ended {
 impl Task {
     pub(super) fn new(
         swarm: Swarm<Behaviour>,
-        server: Server,
+        relays: Relays,
         scope: Scope,
         config: &SwarmConfig,
         Queues { commands, circuits }: Queues,
@@ -198,7 +199,8 @@ impl Task {
             redial: Redial::new(),
             find: Find::new(config),
             listeners: Listeners::default(),
-            relays: Relays::new(local, server, &config.relays),
+            circuits_told: relays.meters.told(),
+            relays,
             external: External::new(config),
             reach: Reach::new(config, reports_tx),
             reach_reports,
@@ -282,6 +284,7 @@ impl Task {
                 Some(request) = self.circuits.recv() => self.open_circuit(request),
                 Some(heard) = self.heard.recv() => self.on_punch_heard(heard),
                 Some(announced) = self.announced.recv() => self.on_announced(announced),
+                () = self.circuits_told.notified() => self.on_circuits_due(Instant::now()),
                 permit = self.sink.ready() => self.sink.on_ready(permit),
                 () = at(deadline) => self.on_deadline(Instant::now()),
                 command = self.commands.recv() => if !self.on_command(command) { break },
@@ -330,6 +333,7 @@ impl Task {
     fn on_deadline(&mut self, now: Instant) {
         self.on_silence(now);
         self.on_relays_due(now);
+        self.on_circuits_due(now);
         self.ask_due(now);
         self.punch_due(now);
         while let Some(peer) = self.steering.pop_due(now) {

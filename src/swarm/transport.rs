@@ -24,7 +24,7 @@ use super::{
     behaviour::Behaviour,
     circuit, find, join, limits, link,
     punch::{Scope, Scoped},
-    relay::server::Server,
+    relay::{meter::Meters, server::Server},
 };
 
 /// What identify says of this program.
@@ -89,10 +89,14 @@ pub(super) fn build(
     keypair: Keypair,
     early: circuit::Circuits,
     scope: Scope,
+    meters: Meters,
 ) -> Result<(Swarm<Behaviour>, Server), SwarmError> {
     let public = keypair.public();
     let local = public.to_peer_id();
     let (circuits, relay_client) = relay::client::new(local);
+    let more = meters.clone();
+    let early = early.map(move |circuit, endpoint| meters.meter_early(circuit, &endpoint));
+    let circuits = circuits.map(move |circuit, endpoint| more.meter(circuit, &endpoint));
     let circuits = secured(early, &keypair)?.or_transport(secured(circuits, &keypair)?);
     let circuits = circuits.map(|either, _| either.into_inner());
     let transport = circuits.or_transport(with_names(&keypair)?).map(|either, _| either.into_inner());

@@ -3,7 +3,7 @@
 use super::super::{Accepted, Inbound, InboundKind, OutRow, Prepared, RowBody};
 use super::*;
 use crate::{
-    types::{Channel, Content, Epoch, Seq, Tag},
+    types::{Channel, Content, Epoch, Route, Seq, Tag},
     wire::{Data, LaneState, Open, Outcome, Query, Skip},
 };
 
@@ -15,7 +15,7 @@ fn channel() -> Channel {
 
 /// Its tag is 100 more than its position.
 fn row(seq: Seq, body: RowBody) -> OutRow {
-    OutRow { seq, tag: 100 + seq, expires_at: 1000, body }
+    OutRow { seq, tag: 100 + seq, expires_at: 1000, direct_until: 0, body }
 }
 
 fn message(id: &str) -> RowBody {
@@ -101,7 +101,10 @@ fn sender_with_first() -> (Sender, Vec<Forward>) {
     let mut sender = Sender::new();
     let first = row(1, message("m"));
     let appended = SenderInput::Appended { channel: channel(), epoch: EPOCH, row: first.clone() };
-    let sent = give(&mut sender, [SenderInput::LinkUp(1), appended, prepared(1, 1, Vec::new()), loaded(vec![first])]);
+    let sent = give(
+        &mut sender,
+        [SenderInput::LinkUp(1, Route::Direct), appended, prepared(1, 1, Vec::new()), loaded(vec![first])],
+    );
     (sender, frames(sent))
 }
 
@@ -183,7 +186,7 @@ fn sender_of_older_store() -> (Sender, Vec<SenderEffect>) {
     let state = LaneState { lane: 1, high: 0, inherited: 2, floor: 0, tag: 9, gaps: Vec::new() };
     let inputs = [
         SenderInput::Lanes(vec![lane]),
-        SenderInput::LinkUp(1),
+        SenderInput::LinkUp(1, Route::Direct),
         welcome(FEATURES),
         back(Back::LaneState(state)),
         prepared(1, 2, vec![(2, "taken back".to_owned())]),

@@ -1,5 +1,6 @@
 //! What the task does when something happens.
 
+mod circuit;
 mod connection;
 mod discovery;
 mod find;

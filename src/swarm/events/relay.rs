@@ -90,12 +90,16 @@ impl Task {
 
     pub(in crate::swarm) fn on_connected_relays(&mut self, peer: PeerId, id: ConnectionId, now: Instant) {
         let Some(connection) = self.peers.get(&peer).and_then(|entry| entry.connection(id)) else { return };
-        if connection.route != Route::Relayed {
+        let connection_is_circuit = connection.route == Route::Relayed;
+        if !connection_is_circuit {
             self.relays.client.connected(peer, id, &connection.address, now);
             if self.relays.keep(&peer) {
                 self.swarm.behaviour_mut().link.keep_alive(peer, id, true);
             }
             self.run_errands(peer, now);
+        }
+        if connection_is_circuit {
+            self.on_circuit(peer, id, now);
         }
         if let Some(relay) = self.relays.errands.ended(id) {
             self.run_errands(relay, now);
@@ -104,6 +108,7 @@ impl Task {
     }
 
     pub(in crate::swarm) fn on_closed_relays(&mut self, peer: PeerId, id: ConnectionId, last: bool, now: Instant) {
+        self.relays.circuits.remove(&id);
         if last {
             self.relays.server.disconnected(&peer);
         }
@@ -143,6 +148,7 @@ impl Task {
                     duration: limit.duration(),
                     bytes: limit.data_in_bytes(),
                 });
+                self.relays.set_limit(relay, limit);
                 if let Some(change) = self.relays.client.reserved(relay, limit) {
                     self.on_reservation(relay, &change);
                     self.tell_waiting(now);
@@ -151,7 +157,14 @@ impl Task {
                 }
                 self.tend_relays(now);
             }
-            Event::OutboundCircuitEstablished { .. } | Event::InboundCircuitEstablished { .. } => {}
+            Event::OutboundCircuitEstablished { relay_peer_id: relay, limit } => {
+                let limit = limit.map_or_else(CircuitLimit::default, |limit| CircuitLimit {
+                    duration: limit.duration(),
+                    bytes: limit.data_in_bytes(),
+                });
+                self.relays.set_limit(relay, limit);
+            }
+            Event::InboundCircuitEstablished { .. } => {}
         }
     }
 

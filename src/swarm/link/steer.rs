@@ -49,13 +49,15 @@ struct Candidate {
     quic: bool,
     /// It may be dead.
     doubted: bool,
+    /// It ends soon.
+    worn: bool,
 }
 
 impl Candidate {
     /// Smaller is better. Of two equals the one in use stays; otherwise the
     /// older one comes first in the list, and `min_by_key` keeps the first.
-    fn rank(&self, used: Option<ConnectionId>) -> (bool, Route, bool, bool) {
-        (self.doubted, self.route, !self.quic, used != Some(self.id))
+    fn rank(&self, used: Option<ConnectionId>) -> (bool, Route, bool, bool, bool) {
+        (self.doubted, self.route, self.worn, !self.quic, used != Some(self.id))
     }
 }
 
@@ -134,7 +136,7 @@ impl Steer {
         if self.connections.is_empty() {
             self.grace = now + GRACE;
         }
-        self.connections.push(Candidate { id, route, quic, doubted: false });
+        self.connections.push(Candidate { id, route, quic, doubted: false, worn: false });
     }
 
     /// A connection is gone.
@@ -150,6 +152,18 @@ impl Steer {
         if self.followed.take_if(|followed| *followed == id).is_some() {
             self.grace = now + GRACE;
         }
+    }
+
+    /// A connection ends soon: others of its kind are better.
+    pub(in crate::swarm) fn wear(&mut self, id: ConnectionId) {
+        if let Some(candidate) = self.connections.iter_mut().find(|c| c.id == id) {
+            candidate.worn = true;
+        }
+    }
+
+    /// Whether there is a connection that neither may be dead nor ends soon.
+    pub(in crate::swarm) fn has_fresh(&self) -> bool {
+        self.connections.iter().any(|c| !c.worn && !c.doubted)
     }
 
     /// Whether a connection may be dead; others are better then, and a link
@@ -316,6 +330,21 @@ mod tests {
         assert_eq!(steer.step(now), Step::Rest);
         assert!(!steer.all_doubted());
         steer.doubt(id(1), true);
+        assert_eq!(steer.step(now), Step::Open(id(2)));
+    }
+
+    #[test]
+    fn a_connection_that_ends_soon_is_left_for_another_of_its_kind() {
+        let now = Instant::now();
+        let mut steer = steer(true, now);
+        steer.connected(id(1), Route::Relayed, true, now);
+        assert_eq!(steer.step(now), Step::Open(id(1)));
+        steer.opened(id(1), LinkId(1), now);
+        steer.wear(id(1));
+        assert!(!steer.has_fresh());
+        assert_eq!(steer.step(now), Step::Rest, "better than none");
+        steer.connected(id(2), Route::Relayed, false, now);
+        assert!(steer.has_fresh());
         assert_eq!(steer.step(now), Step::Open(id(2)));
     }
 

@@ -5,27 +5,38 @@
 //! client.rs    keeps reservations at two relays, over two transports each
 //! candidate.rs one relay as that sees it
 //! patience.rs  how long to wait after a failure
+//! meter.rs     what circuits carry, against what they may
 //! errands.rs   circuits to be dialled once their relay is connected
 //! ```
 
 pub(super) mod candidate;
 pub(super) mod client;
 pub(super) mod errands;
+pub(super) mod meter;
 mod patience;
 pub(super) mod server;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use libp2p::PeerId;
+use libp2p::{PeerId, swarm::ConnectionId};
 use tokio::{sync::oneshot, time::Instant};
 
-use self::{client::Client, errands::Errands, server::Server};
+use self::{
+    candidate::CircuitLimit,
+    client::Client,
+    errands::Errands,
+    meter::{Meter, Meters},
+    server::Server,
+};
 use crate::node::{PeerAddresses, Reachable};
 
 /// Callers that wait for a reservation.
 pub(super) const MAX_WAITING: usize = 64;
+/// Relays whose limits are remembered; circuits through others end without
+/// another one being there.
+const MAX_LIMITS: usize = 256;
 /// How long they wait.
 pub(super) const RESERVATION_WAIT: Duration = Duration::from_secs(10);
 
@@ -38,12 +49,38 @@ pub(super) struct Relays {
     /// Who wants to know where this node is reached, once it is reserved or
     /// this time is there.
     pub(super) waiting: Vec<(Instant, oneshot::Sender<Vec<Reachable>>)>,
+    pub(super) meters: Meters,
+    /// What relays let circuits carry, as each told last.
+    pub(super) limits: HashMap<PeerId, CircuitLimit>,
+    /// Connections that are circuits.
+    pub(super) circuits: HashMap<ConnectionId, LiveCircuit>,
+}
+
+/// A connection that is a circuit.
+#[derive(Debug)]
+pub(super) struct LiveCircuit {
+    pub(super) peer: PeerId,
+    pub(super) meter: Arc<Meter>,
+    /// When another one is opened at the latest.
+    pub(super) until: Option<Instant>,
+    /// This side opens another one first.
+    pub(super) dialled: bool,
+    /// It is nearly used up, as was noticed.
+    pub(super) worn: bool,
 }
 
 impl Relays {
-    pub(super) fn new(local: PeerId, server: Server, configured: &[PeerAddresses]) -> Self {
+    pub(super) fn new(local: PeerId, server: Server, meters: Meters, configured: &[PeerAddresses]) -> Self {
         let client = Client::new(local, configured);
-        Self { server, client, errands: Errands::default(), waiting: Vec::new() }
+        Self {
+            server,
+            client,
+            errands: Errands::default(),
+            waiting: Vec::new(),
+            meters,
+            limits: HashMap::new(),
+            circuits: HashMap::new(),
+        }
     }
 
     /// Whether the connections with a peer stay although nothing runs on them.
@@ -51,10 +88,18 @@ impl Relays {
         self.client.keeps(peer) || self.server.is_guest(peer)
     }
 
+    /// A relay told what it lets circuits carry.
+    pub(super) fn set_limit(&mut self, relay: PeerId, limit: CircuitLimit) {
+        if self.limits.len() < MAX_LIMITS || self.limits.contains_key(&relay) {
+            self.limits.insert(relay, limit);
+        }
+    }
+
     /// When something is due, if nothing happens before.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
         let waiting = self.waiting.iter().map(|(until, _)| *until).min();
-        [self.client.next(now), self.server.next(), waiting].into_iter().flatten().min()
+        let circuits = self.circuits.values().filter_map(|circuit| circuit.until).min();
+        [self.client.next(now), self.server.next(), waiting, circuits].into_iter().flatten().min()
     }
 }
 
