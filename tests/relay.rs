@@ -277,7 +277,7 @@ async fn route(client: &Client, peer: &str) -> proto::Route {
 
 /// The address over which messages go.
 async fn route_address(one: &Daemon, other: &Daemon) -> String {
-    let request = proto::PingRequest { peer: other.peer_id().await, ..proto::PingRequest::default() };
+    let request = proto::PingRequest { peer: other.peer_id().await };
     one.client().await.ping(request).await.unwrap().into_inner().address
 }
 
