@@ -33,10 +33,11 @@ pub fn parse_filter(filter: &str) -> Result<EnvFilter, FilterError> {
             return Err(FilterError::BareWord((*directive).to_owned()));
         }
     }
-    // The libraries below tell at info what the daemon tells in its own words.
-    let quiet = ["libp2p_swarm=warn", "libp2p_mdns=warn"];
+    // The libraries below tell at info what the daemon tells in its own words,
+    // and that of netlink warns of every field that a newer kernel adds.
+    let quiet = ["libp2p_swarm=warn", "libp2p_mdns=warn", "netlink_packet_route=error"];
     let levels = || directives.iter().filter_map(|directive| directive.parse::<LevelFilter>().ok());
-    let quiet = quiet.into_iter().filter(|_| levels().all(|level| level == LevelFilter::INFO));
+    let quiet = quiet.into_iter().filter(|_| levels().all(|level| level <= LevelFilter::INFO && level >= LevelFilter::WARN));
     let all: Vec<&str> = quiet.chain(directives.iter().copied()).collect();
     let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
     Ok(builder.parse(all.join(","))?)

@@ -180,11 +180,10 @@ async fn a_relay_that_answers_on_tcp_only_is_used_at_once() {
     let relay = star.relay(0, &["--serve", "on"]).await;
     let flags = star.at(&[&relay], 0, BOTH).await;
     star.block_udp(0);
-    let begun = Instant::now();
     let a = star.host(0, &flags).await;
+    // It waits for the reservation, and not for the dial over UDP to fail.
     let invitation = a.client().await.invite(proto::InviteRequest::default()).await.unwrap().into_inner();
-    eprintln!("reachable over TCP {:?} after the start", begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(count(&a, "Handshake with the remote timed out"), 0);
     assert!(invitation.addresses.iter().any(|address| address.contains("/p2p-circuit/")), "{invitation:?}");
 }
 

@@ -6,7 +6,11 @@ use libp2p::{PeerId, swarm::ConnectionId};
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::swarm::{relay::LiveCircuit, route::relay_of, task::Task};
+use crate::swarm::{
+    relay::LiveCircuit,
+    route::{is_circuit, relay_of},
+    task::Task,
+};
 
 /// From one try to open another circuit to the next; the side that did not open
 /// the first one waits so long for the other.
@@ -51,7 +55,8 @@ impl Task {
             circuit.until = None;
         } else if mine && !self.draining && !self.pending.is_dialling_circuit(&peer) {
             debug!(%peer, "a circuit is nearly used up; opening another one");
-            let addresses = self.ways_to(&peer);
+            let mut addresses = self.ways_to(&peer);
+            addresses.retain(is_circuit);
             // Without a caller; tried again if it fails.
             let _ = self.dial(peer, addresses, None, false, now);
         }
