@@ -168,7 +168,6 @@ impl Task {
             self.redial.network_changed(now, rand::random);
             self.relays.client.network_changed();
             self.on_reach_changed(now);
-            self.punches.changed(now);
         }
     }
 
@@ -180,7 +179,6 @@ impl Task {
         self.redial.network_changed(now, rand::random);
         self.relays.client.network_changed();
         self.on_reach_changed(now);
-        self.punches.changed(now);
     }
 
     /// The listener goes on. Too many open files, for example.

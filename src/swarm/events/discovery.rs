@@ -76,7 +76,7 @@ impl Task {
 
     pub(super) fn on_identify(&mut self, event: identify::Event, now: Instant) {
         let identify::Event::Received { connection_id, peer_id: peer, info } = event else { return };
-        self.punch_identified(peer, connection_id, &info, now);
+        self.punch_identified(peer, &info, now);
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         self.reach.identified(connection_id, &info, entry.is_trusted(), now);
         entry.set_agent(&info.agent_version);

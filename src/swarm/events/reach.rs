@@ -105,6 +105,7 @@ impl Task {
         self.set_public(self.reach.is_public());
         let serving = self.relays.server.is_active();
         self.swarm.behaviour_mut().link.serve(serving);
+        self.punch_own_changed(Instant::now());
     }
 
     /// Puts the questions that are due.

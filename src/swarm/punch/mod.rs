@@ -31,7 +31,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 
 pub(super) use exchange::{HEARD_QUEUE, Heard, PROTOCOL, STOCK};
-pub(super) use own::Observed;
+pub(super) use own::Own;
 pub(super) use run::Seen;
 pub(super) use scope::{Scope, Scoped};
 pub(super) use table::Punches;

@@ -1,8 +1,11 @@
 //! What this node brings to an exchange.
 
-use std::collections::{HashSet, VecDeque};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+};
 
-use libp2p::{Multiaddr, PeerId};
+use libp2p::PeerId;
 use tokio::time::Instant;
 
 use super::table::Interest;
@@ -10,46 +13,40 @@ use crate::{
     node::{AddressSource, NatClass, NatView},
     swarm::{
         reach::{self, Confidence},
-        route::{is_local, route},
+        route::is_local,
         task::Task,
     },
-    types::Route,
     wire::punch::{Candidate, CandidateKind, MAX_CANDIDATES, Mapping, Nat, Offer},
 };
 
-/// Observations kept.
-const MAX_OBSERVED: usize = 16;
-
-/// Where others see this node's connections come from.
-#[derive(Debug, Default)]
-pub(in crate::swarm) struct Observed {
-    /// The youngest first.
-    seen: VecDeque<(PeerId, Candidate)>,
-}
-
-impl Observed {
-    /// A peer told where it sees this node; tells whether that is new.
-    pub(in crate::swarm) fn saw(&mut self, by: PeerId, address: &Multiaddr) -> bool {
-        let Some(candidate) = Candidate::of(address, CandidateKind::Observed) else { return false };
-        let new = !self.seen.iter().any(|(_, known)| *known == candidate);
-        let same = |known: &Candidate| {
-            known.transport == candidate.transport && known.socket.is_ipv4() == candidate.socket.is_ipv4()
-        };
-        self.seen.retain(|(other, known)| *other != by || !same(known));
-        self.seen.push_front((by, candidate));
-        self.seen.truncate(MAX_OBSERVED);
-        new
-    }
+/// What of this node's own addresses makes it worth while to try again.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::swarm) struct Own {
+    nat_v4: Nat,
+    nat_v6: Nat,
+    udp_blocked: bool,
+    candidates: BTreeSet<Candidate>,
+    /// Of those whose port is a guess.
+    ips: BTreeSet<IpAddr>,
 }
 
 impl Task {
-    /// Where this node may be reached, and the NATs before it (IPv4, IPv6).
-    fn own_addresses(&self, now: Instant) -> (Vec<Candidate>, NatView, NatView) {
-        let known = self.reach.candidates(now);
-        let known = known.iter().filter_map(|known| Candidate::of(&known.address, kind(known)));
-        // What one stranger says may be wrong, and is better than nothing.
-        let observed = self.observed.seen.iter().map(|(_, known)| *known);
-        (known.chain(observed).collect(), self.reach.nat(false, now), self.reach.nat(true, now))
+    /// What servers see of this node may have become different.
+    pub(in crate::swarm) fn punch_own_changed(&mut self, now: Instant) {
+        let (v4, v6) = (self.reach.nat(false, now), self.reach.nat(true, now));
+        let mut own = Own { nat_v4: nat(&v4), nat_v6: nat(&v6), udp_blocked: v4.udp_blocked, ..Own::default() };
+        for known in self.reach.candidates(now) {
+            let Some(candidate) = candidate(&known) else { continue };
+            if known.confidence == Confidence::Guess {
+                own.ips.insert(candidate.socket.ip());
+            } else {
+                own.candidates.insert(candidate);
+            }
+        }
+        if own != self.punch_own {
+            self.punch_own = own;
+            self.punches.changed(now);
+        }
     }
 
     /// What this node brings to an exchange with a peer. Addresses of the local
@@ -58,7 +55,8 @@ impl Task {
     pub(super) fn own_offer(&self, peer: &PeerId, now: Instant) -> Offer {
         let loopback = self.punches.is_loopback(peer);
         let Interest { trusted, .. } = self.punches.interest(peer);
-        let (candidates, nat_v4, nat_v6) = self.own_addresses(now);
+        let (nat_v4, nat_v6) = (self.reach.nat(false, now), self.reach.nat(true, now));
+        let candidates = self.reach.candidates(now).iter().filter_map(candidate).collect();
         let rtt = self.peers.get(peer).and_then(|entry| entry.rtt);
         Offer {
             round: self.punches.round(peer).unwrap_or(1),
@@ -69,6 +67,15 @@ impl Task {
             udp_blocked: nat_v4.udp_blocked,
         }
     }
+}
+
+fn candidate(known: &reach::Candidate) -> Option<Candidate> {
+    let kind = match (known.confidence, known.source) {
+        (Confidence::Confirmed, _) | (_, AddressSource::Configured | AddressSource::Mapped) => CandidateKind::Confirmed,
+        (_, AddressSource::Interface) => CandidateKind::Local,
+        (_, AddressSource::Observed | AddressSource::Relay) => CandidateKind::Observed,
+    };
+    Candidate::of(&known.address, kind)
 }
 
 /// The best of each address, as far as it is to be told.
@@ -83,15 +90,6 @@ fn told(mut candidates: Vec<Candidate>, trusted: bool, loopback: bool) -> Vec<Ca
     });
     candidates.truncate(MAX_CANDIDATES);
     candidates
-}
-
-fn kind(known: &reach::Candidate) -> CandidateKind {
-    match known.source {
-        AddressSource::Mapped | AddressSource::Configured => CandidateKind::Confirmed,
-        _ if known.confidence == Confidence::Confirmed => CandidateKind::Confirmed,
-        AddressSource::Interface if route(&known.address) == Route::Lan => CandidateKind::Local,
-        AddressSource::Interface | AddressSource::Observed | AddressSource::Relay => CandidateKind::Observed,
-    }
 }
 
 fn nat(view: &NatView) -> Nat {
@@ -149,17 +147,5 @@ mod tests {
         assert_eq!(told(all(), false, true).len(), 2);
         let many = (1..100).map(|port| candidate(&format!("/ip4/192.0.2.1/tcp/{port}"), CandidateKind::Local));
         assert_eq!(told(many.collect(), true, true).len(), MAX_CANDIDATES);
-    }
-
-    #[test]
-    fn an_observer_says_one_thing_of_each_transport() {
-        let (one, other) = (PeerId::random(), PeerId::random());
-        let mut observed = Observed::default();
-        assert!(observed.saw(one, &"/ip4/192.0.2.1/udp/1/quic-v1".parse().unwrap()));
-        assert!(!observed.saw(other, &"/ip4/192.0.2.1/udp/1/quic-v1".parse().unwrap()));
-        assert!(observed.saw(one, &"/ip4/192.0.2.1/udp/2/quic-v1".parse().unwrap()));
-        assert!(observed.saw(one, &"/ip4/192.0.2.1/tcp/2".parse().unwrap()));
-        assert_eq!(observed.seen.len(), 3);
-        assert!(!observed.saw(one, &"/p2p-circuit".parse().unwrap()));
     }
 }

@@ -77,26 +77,14 @@ impl Task {
         Interest { trusted, wanted: trusted || self.trust_open || entry.wanted || asked }
     }
 
-    /// A peer told which protocols it speaks and where it sees this node.
-    pub(in crate::swarm) fn punch_identified(
-        &mut self,
-        peer: PeerId,
-        connection: ConnectionId,
-        info: &libp2p::identify::Info,
-        now: Instant,
-    ) {
+    /// A peer told which protocols it speaks.
+    pub(in crate::swarm) fn punch_identified(&mut self, peer: PeerId, info: &libp2p::identify::Info, now: Instant) {
         let speech = match () {
             () if info.protocols.contains(&PROTOCOL) => Speech::Ours,
             () if info.protocols.contains(&STOCK) => Speech::Stock,
             () => Speech::Neither,
         };
         self.punches.speaks(&peer, speech, now);
-        let entry = self.peers.get(&peer).and_then(|entry| entry.connection(connection));
-        // Whoever came here may say what it likes.
-        let asked = entry.is_some_and(|known| known.dialled && known.route != Route::Relayed);
-        if asked && self.observed.saw(peer, &info.observed_addr) {
-            self.punches.changed(now);
-        }
         self.punch_due(now);
     }
 
