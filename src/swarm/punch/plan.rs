@@ -279,9 +279,7 @@ impl Targets {
         let open = |known: &&Candidate| known.kind == CandidateKind::Confirmed || (no_nat && known.socket.is_ipv4());
         let open_tcp = tcp.iter().filter(open).chain(&near_tcp);
         let open_tcp = open_tcp.take(most).copied().collect();
-        if tcp.is_empty() {
-            tcp.extend(guessed_tcp(theirs));
-        }
+        tcp.extend(guessed_tcp(theirs).filter(|guess| !tcp.iter().any(|known| known.socket == guess.socket)));
         Self { near: pick(&near, Transport::Quic), near_tcp, quic, open_tcp, tcp }
     }
 
@@ -307,8 +305,9 @@ fn predicted(seen: &[Candidate], nat: Nat) -> Vec<Candidate> {
     (1..=PREDICTED).filter_map(ahead).collect()
 }
 
-/// The port that the peer listens on at the address from which its QUIC comes,
-/// where no server saw its TCP.
+/// The port that the peer listens on, from which it will dial, at the address
+/// that servers see. What they see of its TCP may come from another port: a
+/// second connection to a server cannot have that one.
 fn guessed_tcp(theirs: &Offer) -> Option<Candidate> {
     if theirs.nat_v4.port_kept == Some(false) {
         return None;
@@ -500,6 +499,20 @@ mod tests {
         let host = side(Mapping::Unknown, &[quic(CandidateKind::Local, "127.0.0.1:4001")]);
         assert!(plan(&one, &host, terms(true, 1)).steps.is_empty());
         assert!(here(&plan(&one, &host, Terms { loopback: true, trusted: false, ..terms(true, 1) })));
+    }
+
+    #[test]
+    fn tcp_from_another_port_than_servers_saw_is_expected() {
+        let mut theirs = behind(Mapping::Unknown, 2);
+        theirs.candidates[1] = tcp(CandidateKind::Observed, "192.0.2.2:50580");
+        let plan = |theirs: &Offer| plan(&behind(Mapping::Unknown, 1), theirs, terms(true, 1));
+        let ports = |plan: &Plan| -> Vec<_> {
+            let open = plan.steps.iter().find(|step| step.act == Act::Open).unwrap();
+            open.targets.iter().map(|known| known.socket.port()).collect()
+        };
+        assert_eq!(ports(&plan(&theirs)), [50580, 4001]);
+        theirs.nat_v4.port_kept = Some(false);
+        assert_eq!(ports(&plan(&theirs)), [50580]);
     }
 
     #[test]
