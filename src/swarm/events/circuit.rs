@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::swarm::{
-    relay::LiveCircuit,
+    relay::{LiveCircuit, meter::Way},
     route::{is_circuit, relay_of},
     task::Task,
 };
@@ -20,8 +20,9 @@ impl Task {
     /// A circuit is up.
     pub(super) fn on_circuit(&mut self, peer: PeerId, id: ConnectionId, now: Instant) {
         let Some(connection) = self.peers.get(&peer).and_then(|entry| entry.connection(id)) else { return };
-        let Some(meter) = self.relays.meters.take(&peer) else { return };
-        let limit = relay_of(&connection.address).and_then(|(relay, _)| self.relays.limits.get(&relay));
+        let relay = relay_of(&connection.address).map(|(relay, _)| relay);
+        let Some(meter) = self.relays.meters.take(Way { peer, relay, dialled: connection.dialled }) else { return };
+        let limit = relay.and_then(|relay| self.relays.limits.get(&relay));
         // Unless it knows already.
         meter.set_limit(limit.copied().unwrap_or_default());
         let until = meter.use_for().map(|time| now + time);

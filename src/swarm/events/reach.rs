@@ -42,18 +42,6 @@ impl Task {
         self.tell_mapping(now);
         self.tell_reach();
         self.ask_due(now);
-        self.reoffer(now);
-    }
-
-    /// Where a peer may find this node became different: direct ways that did
-    /// not work may do so now.
-    fn reoffer(&mut self, now: Instant) {
-        let candidates = self.reach.candidates(now);
-        if candidates != self.reach.offered {
-            self.reach.offered = candidates;
-            self.punches.changed(now);
-            self.punch_due(now);
-        }
     }
 
     /// Once for each kind of NAT that is found.

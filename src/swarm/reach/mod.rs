@@ -74,8 +74,6 @@ pub(super) struct Reach {
     pub(super) serving: Serving,
     /// What was logged of the NATs of IPv4 and IPv6.
     pub(super) logged: [(NatClass, Option<IpAddr>); 2],
-    /// Where a peer may find this node, as it was last.
-    pub(super) offered: Vec<Candidate>,
     /// From what runs elsewhere.
     pub(super) reports: mpsc::Sender<Report>,
 }
@@ -128,7 +126,6 @@ impl Reach {
             nonces: Nonces::default(),
             serving: Serving::new(Instant::now()),
             logged: Default::default(),
-            offered: Vec::new(),
             reports,
         }
     }

@@ -15,11 +15,11 @@ use std::{
 };
 
 use futures::{AsyncRead, AsyncWrite};
-use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, multiaddr::Protocol};
+use libp2p::{PeerId, core::ConnectedPoint, multiaddr::Protocol};
 use tokio::sync::Notify;
 
 use super::candidate::CircuitLimit;
-use crate::swarm::circuit::Circuit;
+use crate::swarm::{circuit::Circuit, route::relay_of};
 
 /// Of a limit, after which another circuit is opened: the rest is for what is
 /// on its way.
@@ -41,7 +41,7 @@ pub(in crate::swarm) struct Meter {
 }
 
 /// Meters of circuits whose connections the swarm has not told of yet.
-type Waiting = Vec<(PeerId, Arc<Meter>)>;
+type Waiting = Vec<(Way, Arc<Meter>)>;
 
 /// The circuits that are no connections yet, and what tells of all that are
 /// nearly used up.
@@ -49,6 +49,17 @@ type Waiting = Vec<(PeerId, Arc<Meter>)>;
 pub(in crate::swarm) struct Meters {
     waiting: Arc<Mutex<Waiting>>,
     told: Arc<Notify>,
+}
+
+/// What tells one circuit from others that are set up at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::swarm) struct Way {
+    /// Who is, or claims to be, at the other end.
+    pub(in crate::swarm) peer: PeerId,
+    /// Through which relay, as far as the address says.
+    pub(in crate::swarm) relay: Option<PeerId>,
+    /// This side asked for it.
+    pub(in crate::swarm) dialled: bool,
 }
 
 /// A circuit whose bytes are counted.
@@ -109,7 +120,7 @@ impl Meters {
     }
 
     fn add(&self, endpoint: &ConnectedPoint) -> Option<Arc<Meter>> {
-        peer_of(endpoint).map(|peer| {
+        Way::of(endpoint).map(|way| {
             let meter = Arc::new(Meter {
                 bytes: 0.into(),
                 mark: u64::MAX.into(),
@@ -120,18 +131,18 @@ impl Meters {
             if waiting.len() >= MAX_WAITING {
                 waiting.remove(0);
             }
-            waiting.push((peer, meter.clone()));
+            waiting.push((way, meter.clone()));
             meter
         })
     }
 
-    /// The meter of a circuit that became a connection; of several to one peer
-    /// the first that was set up.
-    pub(in crate::swarm) fn take(&self, peer: &PeerId) -> Option<Arc<Meter>> {
+    /// The meter of a circuit that became a connection; of several alike the
+    /// first that was set up.
+    pub(in crate::swarm) fn take(&self, way: Way) -> Option<Arc<Meter>> {
         let mut waiting = self.waiting();
         // Those that nobody else holds never became one.
         waiting.retain(|(_, meter)| Arc::strong_count(meter) > 1);
-        let at = waiting.iter().position(|(other, _)| other == peer)?;
+        let at = waiting.iter().position(|(other, _)| *other == way)?;
         Some(waiting.remove(at).1)
     }
 
@@ -140,19 +151,24 @@ impl Meters {
         self.told.clone()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Vec<(PeerId, Arc<Meter>)>> {
+    fn waiting(&self) -> MutexGuard<'_, Vec<(Way, Arc<Meter>)>> {
         // Nothing panics while it is locked, and a list is whole at any time.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Who is, or claims to be, at the other end.
-fn peer_of(endpoint: &ConnectedPoint) -> Option<PeerId> {
-    let last = |address: &Multiaddr| match address.iter().last() {
-        Some(Protocol::P2p(peer)) => Some(peer),
-        _ => None,
-    };
-    last(endpoint.get_remote_address())
+impl Way {
+    fn of(endpoint: &ConnectedPoint) -> Option<Self> {
+        let relayed = match endpoint {
+            ConnectedPoint::Dialer { address, .. } => address,
+            ConnectedPoint::Listener { local_addr, .. } => local_addr,
+        };
+        let relay = relay_of(relayed).map(|(relay, _)| relay);
+        match endpoint.get_remote_address().iter().last()? {
+            Protocol::P2p(peer) => Some(Self { peer, relay, dialled: endpoint.is_dialer() }),
+            _ => None,
+        }
+    }
 }
 
 impl<T> Metered<T> {
@@ -190,7 +206,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
 #[cfg(test)]
 mod tests {
     use futures::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _, io::Cursor};
-    use libp2p::core::{Endpoint, transport::PortUse};
+    use libp2p::{
+        Multiaddr,
+        core::{Endpoint, transport::PortUse},
+    };
 
     use super::*;
 
@@ -199,14 +218,34 @@ mod tests {
         ConnectedPoint::Dialer { address, role_override: Endpoint::Dialer, port_use: PortUse::Reuse }
     }
 
+    fn way(peer: PeerId) -> Way {
+        Way { peer, relay: None, dialled: true }
+    }
+
+    #[test]
+    fn circuits_that_cross_are_told_apart() {
+        let (meters, peer, relay) = (Meters::default(), PeerId::random(), PeerId::random());
+        let through = |end: &str| format!("/ip4/8.8.8.8/tcp/1/p2p/{relay}/p2p-circuit{end}").parse().unwrap();
+        let address: Multiaddr = through(&format!("/p2p/{peer}"));
+        let out = ConnectedPoint::Dialer { address, role_override: Endpoint::Dialer, port_use: PortUse::Reuse };
+        let send_back_addr = Multiaddr::empty().with(Protocol::P2p(peer));
+        let back = ConnectedPoint::Listener { local_addr: through(""), send_back_addr };
+        let circuits = [&out, &back].map(|endpoint| meters.meter(Cursor::new(Vec::<u8>::new()), endpoint));
+        for (circuit, dialled) in circuits.iter().zip([true, false]).rev() {
+            let taken = meters.take(Way { peer, relay: Some(relay), dialled }).unwrap();
+            assert!(Arc::ptr_eq(&taken, circuit.meter.as_ref().unwrap()));
+        }
+        assert!(meters.waiting().is_empty());
+    }
+
     #[tokio::test]
     async fn a_circuit_tells_once_that_it_is_nearly_used_up() {
         let meters = Meters::default();
         let peer = PeerId::random();
         let mut circuit = meters.meter(Cursor::new(vec![0; 100]), &to(peer));
-        assert!(meters.take(&PeerId::random()).is_none());
-        let meter = meters.take(&peer).unwrap();
-        assert!(meters.take(&peer).is_none());
+        assert!(meters.take(way(PeerId::random())).is_none());
+        let meter = meters.take(way(peer)).unwrap();
+        assert!(meters.take(way(peer)).is_none());
         meter.set_limit(CircuitLimit { bytes: Some(100), duration: Some(Duration::from_secs(10)) });
         assert_eq!(meter.use_for(), Some(Duration::from_secs(8)));
         circuit.read_exact(&mut [0; 60]).await.unwrap();
@@ -224,7 +263,7 @@ mod tests {
         let meters = Meters::default();
         let peer = PeerId::random();
         drop(meters.meter(Cursor::new(Vec::<u8>::new()), &to(peer)));
-        assert!(meters.take(&peer).is_none());
+        assert!(meters.take(way(peer)).is_none());
         let kept: Vec<_> =
             (0..2 * MAX_WAITING).map(|_| meters.meter(Cursor::new(Vec::<u8>::new()), &to(peer))).collect();
         assert_eq!(meters.waiting().len(), MAX_WAITING);
