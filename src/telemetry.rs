@@ -37,7 +37,8 @@ pub fn parse_filter(filter: &str) -> Result<EnvFilter, FilterError> {
     // and that of netlink warns of every field that a newer kernel adds.
     let quiet = ["libp2p_swarm=warn", "libp2p_mdns=warn", "netlink_packet_route=error"];
     let levels = || directives.iter().filter_map(|directive| directive.parse::<LevelFilter>().ok());
-    let quiet = quiet.into_iter().filter(|_| levels().all(|level| level <= LevelFilter::INFO && level >= LevelFilter::WARN));
+    let quiet =
+        quiet.into_iter().filter(|_| levels().all(|level| level <= LevelFilter::INFO && level >= LevelFilter::WARN));
     let all: Vec<&str> = quiet.chain(directives.iter().copied()).collect();
     let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
     Ok(builder.parse(all.join(","))?)
