@@ -14,7 +14,7 @@ use crate::swarm::{
 
 /// From one try to open another circuit to the next; the side that did not open
 /// the first one waits so long for the other.
-const AGAIN: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_millis(500);
 
 impl Task {
     /// A circuit is up.
@@ -43,11 +43,13 @@ impl Task {
     }
 
     fn leave_circuit(&mut self, id: ConnectionId, now: Instant) {
+        let Some(peer) = self.relays.circuits.get(&id).map(|circuit| circuit.peer) else { return };
+        // Of two that crossed, one may have been left for the other.
+        let dialled = self.relays.circuits.values().any(|circuit| circuit.peer == peer && circuit.dialled);
         let Some(circuit) = self.relays.circuits.get_mut(&id) else { return };
-        let (peer, first) = (circuit.peer, !circuit.worn);
-        circuit.worn = true;
+        let first = !std::mem::replace(&mut circuit.worn, true);
         circuit.until = Some(now + AGAIN);
-        let mine = circuit.dialled || !first;
+        let mine = dialled || !first;
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         entry.steer.wear(id);
         let needed = entry.is_trusted() || entry.should_be_connected();

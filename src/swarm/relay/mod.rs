@@ -63,7 +63,7 @@ pub(super) struct LiveCircuit {
     pub(super) meter: Arc<Meter>,
     /// When another one is opened at the latest.
     pub(super) until: Option<Instant>,
-    /// This side opens another one first.
+    /// This side opened it, and opens the next one.
     pub(super) dialled: bool,
     /// It is nearly used up, as was noticed.
     pub(super) worn: bool,
