@@ -167,7 +167,6 @@ async fn bulk_outlives_the_limits_of_circuits() {
         assert!(ids.eq((0..sent).map(|n| n.to_string())), "{limit}");
         for host in [&a, &b] {
             assert_eq!(count(host, "peer disconnected"), 0, "{limit}");
-            assert!(count(host, "end=stream broken") == 0, "{limit}");
         }
         assert!(count(&a, "opening another one") + count(&b, "opening another one") > 1, "{limit}");
     }
