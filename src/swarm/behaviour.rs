@@ -6,7 +6,7 @@ use libp2p::{
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
-use super::{find, join, limits, link};
+use super::{find, join, limits, link, relay::hop};
 
 /// What the node does on its connections. Those that refuse connections come
 /// first.
@@ -29,7 +29,7 @@ pub(super) struct Behaviour {
     /// Reaches peers, and is reached, through relays.
     pub(super) relay_client: relay::client::Behaviour,
     /// Forwards to peers that are reached through this node.
-    pub(super) relay_server: relay::Behaviour,
+    pub(super) relay_server: hop::Hop,
     /// Opens and accepts the substreams of links.
     pub(super) link: link::behaviour::Behaviour,
     /// Carries tickets and the answers to them.

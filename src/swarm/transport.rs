@@ -24,7 +24,7 @@ use super::{
     behaviour::Behaviour,
     circuit, find, join, limits, link,
     punch::{Scope, Scoped},
-    relay::{meter::Meters, server::Server},
+    relay::{hop::Hop, meter::Meters, server::Server},
 };
 
 /// What identify says of this program.
@@ -188,7 +188,7 @@ fn behaviour(
     config: &SwarmConfig,
     public: &PublicKey,
     relay_client: relay::client::Behaviour,
-    relay_server: relay::Behaviour,
+    relay_server: Hop,
 ) -> Behaviour {
     Behaviour {
         blocked: allow_block_list::Behaviour::default(),

@@ -42,7 +42,7 @@ impl Task {
 
     fn serve_or_not(&mut self) {
         let status = self.relays.server.status();
-        self.swarm.behaviour_mut().relay_server.set_status(Some(status));
+        self.swarm.behaviour_mut().relay_server.set_status(status);
         self.answer_or_not(self.relays.server.is_active());
     }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! server.rs    whom this node relays for, and how much
+//! hop.rs       libp2p's relay server
 //! client.rs    keeps reservations at two relays, over two transports each
 //! candidate.rs one relay as that sees it
 //! patience.rs  how long to wait after a failure
@@ -12,6 +13,7 @@
 pub(super) mod candidate;
 pub(super) mod client;
 pub(super) mod errands;
+pub(super) mod hop;
 pub(super) mod meter;
 mod patience;
 pub(super) mod server;

@@ -9,11 +9,11 @@ use std::{
 
 use libp2p::{
     PeerId,
-    relay::{self, Behaviour, Config, Status, StatusCode},
+    relay::{self, Config, Status, StatusCode},
 };
 use tokio::time::Instant;
 
-use super::RelayLimits;
+use super::{RelayLimits, hop::Hop};
 use crate::node::{Serve, ServingView};
 
 /// Reservations that one peer may ask for at once: a program in trouble asks
@@ -63,12 +63,12 @@ struct Door {
 
 impl Server {
     /// With the behaviour that it controls, which does nothing yet.
-    pub(in crate::swarm) fn new(local: PeerId, mode: Serve, limits: RelayLimits) -> (Self, Behaviour) {
+    pub(in crate::swarm) fn new(local: PeerId, mode: Serve, limits: RelayLimits) -> (Self, Hop) {
         let door = Arc::new(Door { everyone: mode == Serve::On, trusted: Mutex::default() });
-        let mut behaviour = Behaviour::new(local, config(limits, door.clone()));
+        let mut behaviour = Hop::new(relay::Behaviour::new(local, config(limits, door.clone())));
         // By itself it would serve on any external address, also one at
         // another relay.
-        behaviour.set_status(Some(Status::Disable));
+        behaviour.set_status(Status::Disable);
         let server = Self { mode, limits, public: false, door, guests: HashMap::new(), circuits: 0, refused: 0 };
         (server, behaviour)
     }
