@@ -10,7 +10,8 @@ use libp2p::{Multiaddr, TransportError, core::transport::ListenerId, multiaddr::
 use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
-use super::{BoundAddress, ListenAddress, SwarmError, error::remedy};
+use super::{BoundAddress, ListenAddress, SwarmError, error::remedy, route::is_loopback};
+use crate::netwatch::NetState;
 
 /// Listeners and what became of them.
 #[derive(Debug, Default)]
@@ -59,6 +60,20 @@ impl Listeners {
     /// Whether every listener has reported an address.
     pub(super) fn all_reported(&self) -> bool {
         self.table.values().all(|listener| listener.bound.is_some())
+    }
+
+    /// Whether those that listen on all addresses of the host have reported one
+    /// beside the loopback's, if there is any.
+    pub(super) fn all_named(&self, host: &NetState) -> bool {
+        let addresses = || host.interfaces.values().filter(|known| known.up).flat_map(|known| &known.addresses);
+        self.table.values().all(|listener| {
+            let Some((asked, _)) = socket_address(&listener.asked).filter(|(asked, _)| asked.ip().is_unspecified())
+            else {
+                return true;
+            };
+            !addresses().any(|known| known.ip.is_ipv4() == asked.is_ipv4())
+                || listener.addresses.iter().any(|address| !is_loopback(address))
+        })
     }
 
     /// A listener reported an address; tells whether it is new.

@@ -39,6 +39,7 @@ use super::{
     timers::Timers,
 };
 use crate::{
+    netwatch,
     node::{Command, LinkId, NodeEvent},
     ports::{Control, MappingView},
 };
@@ -243,15 +244,25 @@ impl Task {
         addresses.into_iter().try_for_each(|address| self.listeners.bind(address, |addr| swarm.listen_on(addr)))
     }
 
-    /// Runs until all listeners have named their addresses.
+    /// Runs until all listeners have named their addresses. A dial before that
+    /// would not start from their port, so that what others see of it would say
+    /// nothing of theirs.
     pub(super) async fn settle(&mut self) -> Result<(), SwarmError> {
         let deadline = Instant::now() + SETTLE;
-        while self.failed.is_none() && !self.listeners.all_reported() {
-            let Ok(event) = timeout_at(deadline, self.swarm.select_next_some()).await else { break };
-            self.on_swarm_event(event);
+        let host = tokio::spawn(netwatch::read());
+        self.run_while(deadline, |listeners| !listeners.all_reported()).await;
+        if let Ok(Ok(Ok(host))) = timeout_at(deadline, host).await {
+            self.run_while(deadline, |listeners| !listeners.all_named(&host)).await;
         }
         self.start_relays(Instant::now());
         self.failed.take().map_or(Ok(()), Err)
+    }
+
+    async fn run_while(&mut self, deadline: Instant, unfinished: impl Fn(&Listeners) -> bool) {
+        while self.failed.is_none() && unfinished(&self.listeners) {
+            let Ok(event) = timeout_at(deadline, self.swarm.select_next_some()).await else { break };
+            self.on_swarm_event(event);
+        }
     }
 
     /// Follows what is around the node from now on.
