@@ -132,7 +132,13 @@ pub(super) fn plan(mine: &Offer, theirs: &Offer, terms: Terms) -> Plan {
     let both_tcp = !targets.tcp.is_empty() && has_tcp(mine);
     if both_tcp {
         let after = if no_udp { Duration::ZERO } else { TCP_AFTER };
-        add(&mut steps, after, Clock::Synced, if dials { Act::Open } else { Act::Accept }, &targets.tcp);
+        if dials {
+            // Another dial from the same port to the same address is impossible.
+            let rest: Vec<_> = targets.tcp.iter().filter(|known| !targets.open_tcp.contains(known)).copied().collect();
+            add(&mut steps, after, Clock::Synced, Act::Open, &rest);
+        } else {
+            add(&mut steps, after + wait_for_open(terms), Clock::Synced, Act::Accept, &targets.tcp);
+        }
         words.push(match no_udp {
             true => "both dial over TCP at once, as UDP is blocked",
             false => "then both dial over TCP at once",
@@ -142,6 +148,16 @@ pub(super) fn plan(mine: &Offer, theirs: &Offer, terms: Terms) -> Plan {
     }
     let hopeless = is_hopeless(mine, theirs, &targets);
     Plan { steps, words: words.join("; "), hopeless }
+}
+
+/// How much later the side begins that is to be dialled over TCP. The round
+/// before may have left the NATs open, so that the first packet makes a
+/// connection at once; it has to be that of the side that dials then.
+fn wait_for_open(terms: Terms) -> Duration {
+    match terms.round {
+        0 | 1 => Duration::ZERO,
+        _ => terms.rtt.unwrap_or(SOME_RTT).min(ROUND / 5) / 2 + PATIENT_LEAST / 2,
+    }
 }
 
 fn quic(steps: &mut Vec<Step>, targets: &Targets, dials: bool, terms: Terms) {
