@@ -67,6 +67,7 @@ impl Task {
         let id = options.connection_id();
         match self.swarm.dial(options) {
             Ok(()) => {
+                self.reach.dial_begun(addresses.iter(), now);
                 let group = self.pending.new_group();
                 let dial = Dial::without_caller(relay, addresses, group);
                 self.pending.dialling(id, dial, now);

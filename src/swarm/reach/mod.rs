@@ -166,6 +166,15 @@ impl Reach {
         self.verdicts.closed(id);
     }
 
+    /// These addresses are being dialled.
+    pub(super) fn dial_begun<'a>(&mut self, addresses: impl Iterator<Item = &'a Multiaddr>, now: Instant) {
+        for address in addresses.filter(|address| transport(address) == Some(Transport::Quic)) {
+            if route(address) == Route::Direct {
+                self.udp.quic_begun(address, now);
+            }
+        }
+    }
+
     /// These addresses could not be dialled.
     pub(super) fn dial_failed<'a>(&mut self, addresses: impl Iterator<Item = &'a Multiaddr>, now: Instant) {
         for address in addresses.filter(|address| transport(address) == Some(Transport::Quic)) {
@@ -239,7 +248,14 @@ impl Reach {
             self.observed.sockets().into_iter().filter(|own| own.transport == Transport::Quic && own.v6 == v6);
         let mappings = sockets.map(|own| Mapping::of(&self.observed, own, &own_ips, now));
         let best = mappings.max_by_key(|mapping| (mapping.public_ip.is_some(), mapping.observers));
-        best.unwrap_or_default().view(self.udp.is_blocked(v6, now))
+        best.unwrap_or_default().view(self.udp.is_blocked(v6, now) && !self.has_quic(v6))
+    }
+
+    /// Whether there is a connection over QUIC with a host of the internet; one
+    /// that is named may be of either family.
+    fn has_quic(&self, v6: bool) -> bool {
+        let fits = |host: &Host| !matches!(host, Host::Ip(ip) if ip.is_ipv6() != v6);
+        self.connections.values().any(|way| way.transport == Transport::Quic && !way.lan && fits(&way.host))
     }
 
     /// Brings what is asked about up to date.

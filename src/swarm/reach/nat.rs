@@ -22,6 +22,10 @@ const SMALL_STEP: i32 = 8;
 const PREDICTED: i32 = 3;
 /// Hosts of which it is known whether UDP gets there.
 const MAX_UDP_HOSTS: usize = 64;
+/// QUIC needs fewer round trips than TCP. Where TCP is there and QUIC is not
+/// after this, it will hardly come: a first packet that was lost has been sent
+/// again by then.
+const UDP_PATIENCE: Duration = Duration::from_secs(1);
 /// A failure says something about the network for so long.
 const UDP_MEMORY: Duration = Duration::from_secs(3600);
 
@@ -126,6 +130,8 @@ pub(in crate::swarm) struct Udp {
 struct Tried {
     tcp_worked: Option<Instant>,
     quic_failed: Option<Instant>,
+    /// Of an attempt that has not ended.
+    quic_begun: Option<Instant>,
 }
 
 impl Udp {
@@ -142,19 +148,27 @@ impl Udp {
         }
     }
 
-    /// An attempt over QUIC came to nothing.
-    pub(in crate::swarm) fn quic_failed(&mut self, address: &Multiaddr, now: Instant) {
+    /// An attempt over QUIC begins.
+    pub(in crate::swarm) fn quic_begun(&mut self, address: &Multiaddr, now: Instant) {
         if let Some(tried) = key(address).and_then(|key| self.tried(key)) {
-            tried.quic_failed = Some(now);
+            tried.quic_begun.get_or_insert(now);
         }
     }
 
-    /// TCP got where QUIC did not, and QUIC got nowhere.
+    /// An attempt over QUIC came to nothing.
+    pub(in crate::swarm) fn quic_failed(&mut self, address: &Multiaddr, now: Instant) {
+        if let Some(tried) = key(address).and_then(|key| self.tried(key)) {
+            (tried.quic_begun, tried.quic_failed) = (None, Some(now));
+        }
+    }
+
+    /// TCP got where QUIC did not, or does not get, and QUIC got nowhere.
     pub(in crate::swarm) fn is_blocked(&self, v6: bool, now: Instant) -> bool {
-        let recent = |at: &Option<Instant>| at.is_some_and(|at| now.saturating_duration_since(at) < UDP_MEMORY);
-        self.hosts
-            .iter()
-            .any(|((_, family), tried)| *family == v6 && recent(&tried.tcp_worked) && recent(&tried.quic_failed))
+        let age = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
+        let recent = |at| age(at).is_some_and(|age| age < UDP_MEMORY);
+        let silent = |tried: &Tried| age(tried.quic_begun).is_some_and(|age| age >= UDP_PATIENCE);
+        let blocked = |tried: &Tried| recent(tried.tcp_worked) && (recent(tried.quic_failed) || silent(tried));
+        self.hosts.iter().any(|((_, family), tried)| *family == v6 && blocked(tried))
     }
 
     /// The network is another one.
@@ -164,7 +178,8 @@ impl Udp {
 
     fn tried(&mut self, key: (Host, bool)) -> Option<&mut Tried> {
         if !self.hosts.contains_key(&key) && self.hosts.len() >= MAX_UDP_HOSTS {
-            let oldest = self.hosts.iter().min_by_key(|(_, tried)| tried.tcp_worked.max(tried.quic_failed));
+            let last = |tried: &Tried| tried.tcp_worked.max(tried.quic_failed).max(tried.quic_begun);
+            let oldest = self.hosts.iter().min_by_key(|(_, tried)| last(tried));
             let oldest = oldest.map(|(key, _)| key.clone())?;
             self.hosts.remove(&oldest);
         }
@@ -288,6 +303,11 @@ mod tests {
         assert!(!udp.is_blocked(false, now + 2 * UDP_MEMORY));
         udp.worked(&address("/ip4/9.9.9.9/udp/1/quic-v1"), Transport::Quic, now);
         assert!(!udp.is_blocked(false, now));
+        udp.worked(&tcp, Transport::Tcp, now);
+        udp.quic_begun(&quic, now);
+        udp.quic_begun(&quic, now + UDP_PATIENCE);
+        assert!(!udp.is_blocked(false, now), "it may still come");
+        assert!(udp.is_blocked(false, now + UDP_PATIENCE));
         for n in 0..1000_u32 {
             udp.quic_failed(&address(&format!("/ip4/{}/udp/1/quic-v1", std::net::Ipv4Addr::from(n))), now);
         }
