@@ -218,8 +218,12 @@ impl Task {
         }
         let known = self.peers.get(&peer).is_some();
         if known || wanted {
-            self.peers.entry(peer, now).wanted = wanted;
+            let before = std::mem::replace(&mut self.peers.entry(peer, now).wanted, wanted);
             self.attend(peer, now);
+            if wanted && !before {
+                // Somebody waits now.
+                self.redial.hint(peer, now);
+            }
         }
     }
 

@@ -14,6 +14,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Dials after a loss or a change of the network are spread over this time, so
 /// that two sides do not dial at once and many peers not together.
 const SPREAD: Duration = Duration::from_secs(1);
+/// The same after a change of the network, where fewer peers wait than would
+/// take all of that.
+const SPREAD_OF_ONE: Duration = Duration::from_millis(20);
 
 /// Peers that should be connected and when each is dialled next. Time and
 /// chance are passed in: `jitter` is between 0 and 1.
@@ -96,9 +99,10 @@ impl Redial {
 
     /// The network changed: all that wait are tried again soon.
     pub(super) fn network_changed(&mut self, now: Instant, mut jitter: impl FnMut() -> f64) {
+        let spread = SPREAD_OF_ONE.saturating_mul(self.timers.len() as u32).min(SPREAD);
         for (peer, failures) in &mut self.failures {
             *failures = 0;
-            let soon = now + SPREAD.mul_f64(jitter());
+            let soon = now + spread.mul_f64(jitter());
             if self.timers.get(peer).is_some_and(|at| at > soon) {
                 self.timers.set(*peer, soon);
             }

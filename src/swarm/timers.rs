@@ -38,6 +38,11 @@ impl<K: Copy + Ord + Hash> Timers<K> {
         self.by_key.get(key).copied()
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
     /// The earliest deadline.
     pub(super) fn next(&self) -> Option<Instant> {
         self.by_time.first().map(|(at, _)| *at)
