@@ -55,6 +55,12 @@ const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(4);
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// From one probe to the next.
 const TCP_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// A connection that this side closes is forgotten at once. Otherwise the system
+/// remembers it for a minute, in which nothing can be dialled from the port
+/// listened on to the same address: after a restart relays would see another
+/// port, and no peer could punch to it. What is not yet on its way then is lost,
+/// as it may be with any connection that ends; links send it again.
+const TCP_LINGER: Duration = Duration::ZERO;
 /// An unused connection is closed after this.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Substreams of one connection.
@@ -122,7 +128,8 @@ fn with_names(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, nois
 
 /// QUIC, and TCP with Noise and yamux.
 fn plain(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
-    let tcp = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true)).map(|stream: tcp::tokio::TcpStream, _| {
+    let config = tcp::Config::new().nodelay(true).linger(Some(TCP_LINGER));
+    let tcp = tcp::tokio::Transport::new(config).map(|stream: tcp::tokio::TcpStream, _| {
         // Without it a dead connection is noticed by pings, later.
         if let Err(error) = notice_silence(&stream.0) {
             debug!(%error, "a TCP connection takes no timeouts");

@@ -22,10 +22,12 @@ const SMALL_STEP: i32 = 8;
 const PREDICTED: i32 = 3;
 /// Hosts of which it is known whether UDP gets there.
 const MAX_UDP_HOSTS: usize = 64;
-/// QUIC needs fewer round trips than TCP. Where TCP is there and QUIC is not
-/// after this, it will hardly come: a first packet that was lost has been sent
-/// again by then.
+/// Where TCP works and QUIC does not come within this, it will hardly: a first
+/// packet that was lost has been sent again by then.
 const UDP_PATIENCE: Duration = Duration::from_secs(1);
+/// QUIC needs fewer round trips than TCP. Where it was begun first and is not
+/// there so long after TCP, it is likely blocked.
+const UDP_LEAD: Duration = Duration::from_millis(100);
 /// A failure says something about the network for so long.
 const UDP_MEMORY: Duration = Duration::from_secs(3600);
 
@@ -166,7 +168,10 @@ impl Udp {
     pub(in crate::swarm) fn is_blocked(&self, v6: bool, now: Instant) -> bool {
         let age = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
         let recent = |at| age(at).is_some_and(|age| age < UDP_MEMORY);
-        let silent = |tried: &Tried| age(tried.quic_begun).is_some_and(|age| age >= UDP_PATIENCE);
+        let silent = |tried: &Tried| {
+            let overtaken = tried.quic_begun <= tried.tcp_worked && age(tried.tcp_worked) >= Some(UDP_LEAD);
+            age(tried.quic_begun).is_some_and(|age| age >= UDP_PATIENCE || overtaken)
+        };
         let blocked = |tried: &Tried| recent(tried.tcp_worked) && (recent(tried.quic_failed) || silent(tried));
         self.hosts.iter().any(|((_, family), tried)| *family == v6 && blocked(tried))
     }
@@ -304,10 +309,15 @@ mod tests {
         udp.worked(&address("/ip4/9.9.9.9/udp/1/quic-v1"), Transport::Quic, now);
         assert!(!udp.is_blocked(false, now));
         udp.worked(&tcp, Transport::Tcp, now);
-        udp.quic_begun(&quic, now);
+        udp.quic_begun(&quic, now + UDP_LEAD);
         udp.quic_begun(&quic, now + UDP_PATIENCE);
-        assert!(!udp.is_blocked(false, now), "it may still come");
-        assert!(udp.is_blocked(false, now + UDP_PATIENCE));
+        assert!(!udp.is_blocked(false, now + UDP_PATIENCE), "it may still come");
+        assert!(udp.is_blocked(false, now + UDP_LEAD + UDP_PATIENCE));
+        udp.clear();
+        udp.quic_begun(&quic, now);
+        udp.worked(&tcp, Transport::Tcp, now + UDP_LEAD);
+        assert!(!udp.is_blocked(false, now + UDP_LEAD), "it may come now");
+        assert!(udp.is_blocked(false, now + 2 * UDP_LEAD));
         for n in 0..1000_u32 {
             udp.quic_failed(&address(&format!("/ip4/{}/udp/1/quic-v1", std::net::Ipv4Addr::from(n))), now);
         }

@@ -75,3 +75,37 @@ impl NetworkBehaviour for Hop {
         self.0.poll(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use libp2p::{core::ConnectedPoint, swarm::behaviour::ConnectionEstablished};
+
+    use super::*;
+
+    /// Whether the handler of a connection over this address is told that the
+    /// status changed.
+    fn is_told(address: &str) -> bool {
+        let mut hop = Hop::new(relay::Behaviour::new(PeerId::random(), relay::Config::default()));
+        hop.set_status(relay::Status::Disable);
+        let (address, port_use) = (address.parse().unwrap(), PortUse::Reuse);
+        let endpoint = ConnectedPoint::Dialer { address, role_override: Endpoint::Dialer, port_use };
+        hop.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
+            peer_id: PeerId::random(),
+            connection_id: ConnectionId::new_unchecked(1),
+            endpoint: &endpoint,
+            failed_addresses: &[],
+            other_established: 0,
+        }));
+        hop.set_status(relay::Status::Enable);
+        hop.poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn a_relayed_connection_survives_a_change_of_status() {
+        assert!(is_told("/ip4/8.8.8.8/tcp/1"));
+        let relay = PeerId::random();
+        assert!(!is_told(&format!("/ip4/8.8.8.8/tcp/1/p2p/{relay}/p2p-circuit")));
+    }
+}
