@@ -94,6 +94,9 @@ pub async fn spawn(config: SwarmConfig, keypair: Keypair, stop: CancellationToke
     let relays = circuit::Connected::default();
     let (early, circuits) = circuit::Circuits::new(relays.clone());
     let (scope, meters) = (punch::Scope::default(), Meters::default());
+    for server in config.relays.iter().chain(&config.bootstrap) {
+        scope.show_port(&server.addresses);
+    }
     let (swarm, server) = transport::build(&config, keypair.clone(), early, scope.clone(), meters.clone())?;
     let local = *swarm.local_peer_id();
     let (commands, command_queue) = mpsc::channel(task::COMMAND_QUEUE);

@@ -32,7 +32,8 @@ const MAX_MISSED_PINGS: u32 = 2;
 
 impl Task {
     pub(super) fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, now: Instant) {
-        self.reach.connected(id, peer, endpoint, now);
+        let own_port = self.scope.shows_port(endpoint.get_remote_address());
+        self.reach.connected(id, peer, endpoint, own_port, now);
         self.on_dialled_back(peer, id);
         let address = address_of(endpoint);
         let route = if endpoint.is_relayed() { Route::Relayed } else { route(&address) };

@@ -65,6 +65,7 @@ impl Task {
     fn dial_relay(&mut self, relay: PeerId, kind: Kind, addresses: Vec<libp2p::Multiaddr>, now: Instant) {
         let options = crate::swarm::dial::options(relay, addresses.clone());
         let id = options.connection_id();
+        self.scope.show_port(&addresses);
         match self.swarm.dial(options) {
             Ok(()) => {
                 self.reach.dial_begun(addresses.iter(), now);

@@ -1,13 +1,19 @@
-//! Dials that can be given up.
+//! Dials that can be given up, and those that start from the port listened on.
 //!
 //! A swarm gives up a dial only together with all connections of the peer. What
 //! is left of a punch that succeeded would go on sending packets for seconds
 //! and end in connections that nobody needs.
+//!
+//! Over TCP there is one connection at most between two ports. A dial to where
+//! nobody answers would stand in the way of a punch for seconds, or meet it as
+//! another dial. So only punches, and dials of servers that are to see the port,
+//! start from the one listened on.
 
 use std::{
+    collections::HashSet,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
@@ -16,17 +22,29 @@ use libp2p::{
     Multiaddr, PeerId,
     core::{
         muxing::StreamMuxerBox,
-        transport::{Boxed, DialOpts, ListenerId, Transport, TransportError, TransportEvent},
+        transport::{Boxed, DialOpts, ListenerId, PortUse, Transport, TransportError, TransportEvent},
     },
 };
 use tokio_util::sync::CancellationToken;
+
+use crate::swarm::route::{is_circuit, is_quic, without_peer};
+
+/// Addresses of servers that are remembered; more than the relays known have.
+const MAX_SERVERS: usize = 512;
 
 type Output = (PeerId, StreamMuxerBox);
 
 /// Says which dials end together. A swarm starts the dials of all addresses
 /// within its `dial`.
 #[derive(Debug, Clone, Default)]
-pub(in crate::swarm) struct Scope(Arc<Mutex<Option<CancellationToken>>>);
+pub(in crate::swarm) struct Scope(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Of the dials that begin.
+    token: Option<CancellationToken>,
+    servers: HashSet<Multiaddr>,
+}
 
 impl Scope {
     /// Dials begun within `begin` end when the token is cancelled.
@@ -37,12 +55,32 @@ impl Scope {
         result
     }
 
+    /// At these addresses are servers that are to see the port listened on.
+    pub(in crate::swarm) fn show_port<'a>(&self, addresses: impl IntoIterator<Item = &'a Multiaddr>) {
+        let mut state = self.lock();
+        for address in addresses {
+            if state.servers.len() < MAX_SERVERS {
+                state.servers.insert(without_peer(address));
+            }
+        }
+    }
+
+    /// Whether a dial of this address that is no punch starts from the port
+    /// listened on.
+    pub(in crate::swarm) fn shows_port(&self, address: &Multiaddr) -> bool {
+        is_quic(address) || is_circuit(address) || self.lock().servers.contains(&without_peer(address))
+    }
+
     fn set(&self, token: Option<CancellationToken>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = token;
+        self.lock().token = token;
     }
 
     fn current(&self) -> Option<CancellationToken> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().token.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -73,8 +111,11 @@ impl Transport for Scoped {
     }
 
     fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
+        let Some(token) = self.scope.current() else {
+            let port_use = if self.scope.shows_port(&address) { options.port_use } else { PortUse::New };
+            return Ok(self.inner.dial(address, DialOpts { port_use, ..options })?.boxed());
+        };
         let dial = self.inner.dial(address, options)?;
-        let Some(token) = self.scope.current() else { return Ok(dial.boxed()) };
         let given_up = || io::Error::new(io::ErrorKind::Interrupted, "given up: no longer needed");
         Ok(async move { token.run_until_cancelled(dial).await.unwrap_or_else(|| Err(given_up())) }.boxed())
     }

@@ -140,8 +140,16 @@ impl Reach {
         self.mapped = mapped.iter().map(without_peer).collect();
     }
 
-    /// A connection is up.
-    pub(super) fn connected(&mut self, id: ConnectionId, peer: PeerId, endpoint: &ConnectedPoint, now: Instant) {
+    /// A connection is up. `own_port`: if it was dialled, from a port that is
+    /// listened on, unless it says otherwise itself.
+    pub(super) fn connected(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        endpoint: &ConnectedPoint,
+        own_port: bool,
+        now: Instant,
+    ) {
         let address = endpoint.get_remote_address();
         let (Some(host), Some(transport)) = (Host::of(address), transport(address)) else { return };
         if endpoint.is_relayed() {
@@ -149,7 +157,7 @@ impl Reach {
         }
         self.udp.worked(address, transport, now);
         let socket = match endpoint {
-            ConnectedPoint::Dialer { port_use: PortUse::Reuse, .. } => Socket::Dialled,
+            ConnectedPoint::Dialer { port_use: PortUse::Reuse, .. } if own_port => Socket::Dialled,
             ConnectedPoint::Dialer { .. } => Socket::Other,
             ConnectedPoint::Listener { local_addr, .. } => {
                 Place::of(local_addr).map_or(Socket::Other, |place| Socket::Accepted(place.at.port()))
@@ -316,6 +324,11 @@ impl Reach {
             Host::Ip(ip) => Some(Client { peer: way.peer, ip, own_ips: self.own_ips() }),
             Host::Name(_) => None,
         }
+    }
+
+    /// Whether a connection was dialled from a port that is listened on.
+    pub(super) fn shows_port(&self, id: ConnectionId) -> bool {
+        self.connections.get(&id).is_some_and(|way| way.socket == Socket::Dialled)
     }
 
     /// Whether a connection is direct.

@@ -80,7 +80,7 @@ impl Node {
         self.connections += 1;
         let id = ConnectionId::new_unchecked(self.connections);
         let public_key = Keypair::generate_ed25519().public();
-        self.reach.connected(id, public_key.to_peer_id(), endpoint, self.now);
+        self.reach.connected(id, public_key.to_peer_id(), endpoint, true, self.now);
         let info = identify::Info {
             public_key,
             protocol_version: String::new(),
