@@ -76,6 +76,16 @@ pub(crate) enum Mode {
         /// Labs side by side.
         #[arg(long, default_value_t = 3)]
         labs: usize,
+        /// Between these, instead of the pairs chosen for each fault.
+        #[arg(long, value_delimiter = ',')]
+        pairs: Vec<Selection>,
+        /// Keeps the daemons' logs of each run here, with the moment of the
+        /// fault.
+        #[arg(long)]
+        logs: Option<PathBuf>,
+        /// What the daemons log.
+        #[arg(long, default_value = "info")]
+        log: String,
     },
     /// Many daemons with one relay: each sends to every other by its id.
     Crowd {

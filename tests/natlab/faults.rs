@@ -1,8 +1,9 @@
 //! What a change of the network costs a steady stream of messages both ways.
 
 use std::{
+    path::{Path, PathBuf},
     sync::Mutex,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use clap::ValueEnum;
@@ -60,11 +61,17 @@ pub(crate) struct Case {
 
 pub(crate) struct Plan {
     pub(crate) only: Vec<Fault>,
+    /// Instead of those chosen for each fault.
+    pub(crate) pairs: Option<Vec<(Kind, Kind)>>,
     pub(crate) runs: usize,
     pub(crate) delay: Duration,
     /// How long lines are out.
     pub(crate) out: Duration,
     pub(crate) labs: usize,
+    /// For the daemons' logs.
+    pub(crate) logs: Option<PathBuf>,
+    /// What they log.
+    pub(crate) log: String,
 }
 
 /// What one run showed.
@@ -80,7 +87,7 @@ struct Result {
 }
 
 /// Faults of sites that are directly connected, and of such as need a relay.
-fn cases(only: &[Fault]) -> Vec<Case> {
+fn cases(only: &[Fault], chosen: Option<&[(Kind, Kind)]>) -> Vec<Case> {
     let pairs = |fault| match fault {
         Fault::Flush => vec![
             (Kind::PortRestricted, Kind::PortRestricted),
@@ -101,6 +108,7 @@ fn cases(only: &[Fault]) -> Vec<Case> {
         }
         Fault::KindChanged => vec![(Kind::PortRestricted, Kind::PortRestricted), (Kind::FullCone, Kind::Restricted)],
     };
+    let pairs = |fault| chosen.map_or_else(|| pairs(fault), <[_]>::to_vec);
     let all = Fault::value_variants().iter().filter(|fault| only.is_empty() || only.contains(fault));
     all.flat_map(|fault| pairs(*fault).into_iter().map(|(a, b)| Case { fault: *fault, a, b })).collect()
 }
@@ -108,7 +116,7 @@ fn cases(only: &[Fault]) -> Vec<Case> {
 /// Runs all, prints a line for each, and says whether nothing was lost, doubled
 /// or out of order, and everything flowed again.
 pub(crate) fn faults(plan: &Plan) -> bool {
-    let cases = cases(&plan.only);
+    let cases = cases(&plan.only, plan.pairs.as_deref());
     let work: Vec<Case> = cases.iter().flat_map(|case| vec![*case; plan.runs]).collect();
     let (queue, sound) = (Mutex::new(work.iter()), Mutex::new(true));
     println!(
@@ -141,11 +149,11 @@ async fn run(plan: &Plan, case: Case) -> Result {
     let mut relays = Relays::start(&lab, if case.fault == Fault::RelayReboot { 1 } else { 2 }, plan.delay, false).await;
     let mut sites = [case.a, case.b].map(|kind| lab.site(Spec { delay: plan.delay, ..Spec::new(kind) }));
     let (a, b) = tokio::join!(
-        Node::start_peer(&sites[0], 0, &relays.addresses),
-        Node::start_peer(&sites[1], 0, &relays.addresses)
+        Node::start_logged(&sites[0], 0, &relays.addresses, &plan.log),
+        Node::start_logged(&sites[1], 0, &relays.addresses, &plan.log)
     );
     tokio::join!(a.trust(&b.id), b.trust(&a.id));
-    let mut result = Result::default();
+    let (mut result, mut struck) = (Result::default(), None);
     for reachable in [a.reachable(STEADY).await, b.reachable(STEADY).await] {
         if let Err(why) = reachable {
             result.trouble = Some(format!("not reachable in time: {why}"));
@@ -156,6 +164,7 @@ async fn run(plan: &Plan, case: Case) -> Result {
     let direct = crate::expected::direct(case.a, case.b);
     if settle(&traffic, &watch, direct).await {
         let moment = strike(plan, case, &mut relays, &mut sites).await;
+        struck = Some(SystemTime::now() - moment.elapsed());
         observe(&mut result, &traffic, &watch, case, moment).await;
     } else {
         result.trouble = Some("no steady traffic before the fault".to_owned());
@@ -163,8 +172,8 @@ async fn run(plan: &Plan, case: Case) -> Result {
     let [to_b, to_a] = traffic;
     let accounts = tokio::join!(to_b.end(RECOVERS), to_a.end(RECOVERS));
     result.accounts = [accounts.0, accounts.1];
-    if !is_sound(&result) && std::env::var_os("NATLAB_LOGS").is_some() {
-        eprintln!("--- a {}\n{}--- b {}\n{}", a.id, a.daemon.log(), b.id, b.daemon.log());
+    if let Some(directory) = &plan.logs {
+        keep_logs(directory, case, &result, struck, [&a, &b]);
     }
     end(vec![a, b]).await;
     relays.end().await;
@@ -232,6 +241,22 @@ async fn observe(result: &mut Result, traffic: &[Traffic; 2], watch: &RouteWatch
         result.direct = is_direct(watch.now()).then(|| watch.since().saturating_duration_since(moment));
     }
     result.route = format!("{:?}", watch.now());
+}
+
+/// Writes the logs of both daemons into a file.
+fn keep_logs(directory: &Path, case: Case, result: &Result, struck: Option<SystemTime>, nodes: [&Node; 2]) {
+    let at = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let mut text = format!("{}\n", row(case, result));
+    if let Some(struck) = struck {
+        text += &format!("struck {:.3} s after the minute\n", at(struck) % 60.0);
+    }
+    for (name, node) in ["a", "b"].into_iter().zip(nodes) {
+        text += &format!("--- {name} {}\n{}", node.id, node.daemon.log());
+    }
+    let fault = case.fault.to_possible_value().unwrap();
+    let name = format!("{}-{}-{}-{:.0}.log", fault.get_name(), case.a.name(), case.b.name(), at(SystemTime::now()));
+    std::fs::create_dir_all(directory).unwrap();
+    std::fs::write(directory.join(name), text).unwrap();
 }
 
 fn row(case: Case, result: &Result) -> String {

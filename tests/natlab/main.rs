@@ -73,9 +73,10 @@ fn run(mode: Mode) -> bool {
             let plan = Plan { pairs, runs, delay: args::delay(delay), relay_delay, loss, labs, shared };
             matrix::matrix(&plan, json.as_deref())
         }
-        Mode::Faults { only, runs, delay, out, labs } => {
+        Mode::Faults { only, runs, delay, out, labs, pairs, logs, log } => {
             let (delay, out) = (args::delay(delay), Duration::from_secs(out));
-            faults::faults(&faults::Plan { only, runs, delay, out, labs })
+            let pairs = if pairs.is_empty() { None } else { Some(args::pairs(&pairs, None)) };
+            faults::faults(&faults::Plan { only, pairs, runs, delay, out, labs, logs, log })
         }
         Mode::Crowd { nodes, kind, delay } => crowd::crowd(nodes, kind, args::delay(delay)),
         Mode::Interop { pairs, delay } => interop::interop(&args::pairs(&pairs, None), args::delay(delay)),

@@ -57,7 +57,12 @@ impl Node {
 
     /// A node that knows these relays.
     pub(crate) async fn start_peer(site: &Site, host: usize, relays: &[String]) -> Self {
-        let mut args = words(&["--no-mdns"]);
+        Self::start_logged(site, host, relays, "info").await
+    }
+
+    /// The same, and what it is to log.
+    pub(crate) async fn start_logged(site: &Site, host: usize, relays: &[String], log: &str) -> Self {
+        let mut args = words(&["--no-mdns", "--log", log]);
         for relay in relays {
             args.extend(["--relay".to_owned(), relay.clone()]);
         }
