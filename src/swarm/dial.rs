@@ -123,9 +123,13 @@ impl Task {
         }
     }
 
-    /// Whether there is a connection with a peer that is not relayed itself.
+    /// Whether there is a connection with a peer that is not relayed itself, and
+    /// not silent.
     fn is_near(&self, peer: &PeerId) -> bool {
-        let near = |entry: &super::peers::Peer| entry.connections.iter().any(|other| other.route != Route::Relayed);
+        let near = |entry: &super::peers::Peer| {
+            let mut all = entry.connections.iter();
+            all.any(|other| other.route != Route::Relayed && !entry.steer.is_doubted(other.id))
+        };
         self.peers.get(peer).is_some_and(near)
     }
 

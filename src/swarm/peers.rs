@@ -67,8 +67,6 @@ pub(super) struct Peer {
     pub(super) outbound_budget: Arc<Semaphore>,
     /// Bytes come in on links that the peer opened.
     pub(super) inbound_budget: Arc<Semaphore>,
-    /// When it was last dialled because its connections were silent.
-    pub(super) rescued: Option<Instant>,
     /// Silent connections of it that answered after all, of late.
     pub(super) false_alarms: u32,
     /// When it was last complained about.
@@ -182,7 +180,6 @@ impl Peer {
             agent: String::new(),
             outbound_budget: io::budget(max_message_bytes),
             inbound_budget: io::budget(max_message_bytes),
-            rescued: None,
             false_alarms: 0,
             warned: None,
             told: Told::default(),

@@ -82,6 +82,8 @@ pub(super) struct Task {
     /// Until when connections that may be dead are to answer; of those that
     /// are open.
     pub(super) probes: Timers<(PeerId, ConnectionId)>,
+    /// When peers are dialled next whose connections are all silent.
+    pub(super) rescues: Timers<PeerId>,
     /// The first listener that failed while starting.
     pub(super) failed: Option<SwarmError>,
     /// When a peer's outbound link is to be looked at again.
@@ -208,6 +210,7 @@ impl Task {
             surroundings: None,
             mapping: None,
             probes: Timers::new(),
+            rescues: Timers::new(),
             failed: None,
             steering: Timers::new(),
             links,
@@ -333,6 +336,7 @@ impl Task {
             self.redial.next(),
             self.pending.next(),
             self.probes.next(),
+            self.rescues.next(),
             self.find.next(),
             self.punches.next(),
             relays,
@@ -343,6 +347,7 @@ impl Task {
 
     fn on_deadline(&mut self, now: Instant) {
         self.on_silence(now);
+        self.rescue_due(now);
         self.on_relays_due(now);
         self.on_circuits_due(now);
         self.ask_due(now);

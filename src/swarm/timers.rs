@@ -43,6 +43,11 @@ impl<K: Copy + Ord + Hash> Timers<K> {
         self.by_key.len()
     }
 
+    /// All keys that have a deadline, the earliest first.
+    pub(super) fn keys(&self) -> Vec<K> {
+        self.by_time.iter().map(|(_, key)| *key).collect()
+    }
+
     /// The earliest deadline.
     pub(super) fn next(&self) -> Option<Instant> {
         self.by_time.first().map(|(at, _)| *at)

@@ -103,6 +103,10 @@ impl Task {
         }
         let last = entry.connections.is_empty();
         let trusted = entry.is_trusted();
+        if cause.is_some() && self.relays.client.keeps(&peer) {
+            // A NAT that refuses one connection may have forgotten all.
+            self.suspect_relays(now);
+        }
         self.on_closed_relays(peer, id, last, now);
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         if last {

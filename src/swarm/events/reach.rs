@@ -77,6 +77,10 @@ impl Task {
         self.reach.network_changed(now);
         self.on_reach_changed(now);
         self.tend_relays(now);
+        self.punches.changed(now);
+        self.punch_due(now);
+        // Connections from an address that is gone say nothing of it.
+        self.suspect_all(now);
     }
 
     /// A router that gives another address than this is behind another NAT.

@@ -99,6 +99,9 @@ impl Task {
                 self.swarm.behaviour_mut().link.keep_alive(peer, id, true);
             }
             self.run_errands(peer, now);
+            if self.relays.client.keeps(&peer) {
+                self.rescue_all(now);
+            }
         }
         if connection_is_circuit {
             self.on_circuit(peer, id, now);
@@ -156,6 +159,7 @@ impl Task {
                     self.tell_waiting(now);
                     // Others may be there as well again.
                     self.redial.network_changed(now, rand::random);
+                    self.rescue_all(now);
                 }
                 self.tend_relays(now);
             }

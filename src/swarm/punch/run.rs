@@ -104,6 +104,10 @@ impl Task {
         let Some(attempt) = self.punches.accept(peer, connection, stock, now) else {
             return debug!(%peer, "an exchange for a direct connection is not answered");
         };
+        if self.peers.get(&peer).is_some_and(|entry| entry.direct().is_some()) {
+            // The peer knows of none that works.
+            self.suspect_peer(peer, now);
+        }
         self.exchange(peer, attempt, false, stock, stream, (slot, Some(place)), now);
     }
 

@@ -54,6 +54,8 @@ const CHANGE_WAIT: Duration = Duration::from_secs(1);
 /// The same where a direct connection was lost: one that is lost again at once
 /// is no reason to hurry.
 const LOSS_WAIT: Duration = Duration::from_secs(5);
+/// A direct connection is known to both sides after this.
+const KNOWN: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Debug)]
@@ -78,7 +80,9 @@ struct Dialled {
 struct Entry {
     /// Bounded by the limit per peer, as the next.
     circuits: Vec<Circuit>,
-    direct: Vec<ConnectionId>,
+    direct: Vec<Direct>,
+    /// Connections of either kind that may be dead.
+    doubted: Vec<ConnectionId>,
     interest: Interest,
     speech: Speech,
     /// The next one led here.
@@ -103,6 +107,13 @@ pub(super) struct Circuit {
     pub(super) dialled: bool,
     /// The relay is on this host.
     pub(super) loopback: bool,
+}
+
+/// A connection that is not relayed.
+#[derive(Debug, Clone, Copy)]
+struct Direct {
+    id: ConnectionId,
+    since: Instant,
 }
 
 /// What the peer is to this node.
@@ -154,7 +165,7 @@ impl Punches {
     /// Another connection is up.
     pub(super) fn direct_up(&mut self, peer: PeerId, id: ConnectionId, address: &Multiaddr, near: bool, now: Instant) {
         let Some(entry) = self.peers.get_mut(&peer) else { return };
-        entry.direct.push(id);
+        entry.direct.push(Direct { id, since: now });
         entry.next = None;
         if let Some(attempt) = entry.attempt.take() {
             entry.remember(attempt.end(Ok(address.clone()), near, now));
@@ -165,15 +176,30 @@ impl Punches {
     /// A connection is gone.
     pub(in crate::swarm) fn down(&mut self, peer: PeerId, id: ConnectionId, now: Instant) {
         let Some(entry) = self.peers.get_mut(&peer) else { return };
+        let before = entry.is_relayed();
         entry.circuits.retain(|circuit| circuit.id != id);
-        let before = entry.direct.len();
-        entry.direct.retain(|direct| *direct != id);
+        entry.direct.retain(|direct| direct.id != id);
+        entry.doubted.retain(|doubted| *doubted != id);
         if entry.circuits.is_empty() {
             entry.next = None;
-        } else if before > 0 && entry.direct.is_empty() {
-            entry.start(now);
-            let earliest = entry.last_begun.map_or(now, |begun| begun + LOSS_WAIT);
-            entry.next = entry.next.map(|next| next.max(earliest));
+        } else if !before {
+            entry.lost(now);
+        }
+        self.rearm(peer);
+    }
+
+    /// A connection may be dead, or is alive after all.
+    pub(in crate::swarm) fn doubt(&mut self, peer: PeerId, id: ConnectionId, doubted: bool, now: Instant) {
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        let before = entry.is_relayed();
+        entry.doubted.retain(|other| *other != id);
+        if doubted && entry.has(id) {
+            entry.doubted.push(id);
+        }
+        match (before, entry.is_relayed()) {
+            (false, true) => entry.lost(now),
+            (true, false) => entry.next = None,
+            _ => {}
         }
         self.rearm(peer);
     }
@@ -217,7 +243,7 @@ impl Punches {
         let first = self.local.to_bytes() < peer.to_bytes();
         let entry = self.peers.get_mut(&peer)?;
         let relayed = entry.circuits.iter().any(|circuit| circuit.id == on);
-        if !relayed || !entry.direct.is_empty() || (!entry.interest.wanted && strangers >= MAX_STRANGERS) {
+        if !relayed || !entry.is_direct_lost(now) || (!entry.interest.wanted && strangers >= MAX_STRANGERS) {
             return None;
         }
         // Both began at once: the lower id leads.
@@ -394,6 +420,7 @@ impl Entry {
         Self {
             circuits: Vec::new(),
             direct: Vec::new(),
+            doubted: Vec::new(),
             interest: Interest::default(),
             speech: Speech::Unknown,
             round: 1,
@@ -411,7 +438,9 @@ impl Entry {
     /// in turn. In libp2p's protocol the side leads that did not dial.
     fn circuit(&self) -> Option<&Circuit> {
         let stock = self.speech == Speech::Stock;
-        let fitting = || self.circuits.iter().rev().filter(|circuit| !stock || !circuit.dialled);
+        let doubted = self.circuits.iter().all(|circuit| self.is_doubted(circuit.id));
+        let works = |circuit: &&Circuit| doubted || !self.is_doubted(circuit.id);
+        let fitting = || self.circuits.iter().rev().filter(works).filter(|circuit| !stock || !circuit.dialled);
         fitting().cycle().nth(self.round.saturating_sub(1) as usize % fitting().count().max(1))
     }
 
@@ -423,8 +452,33 @@ impl Entry {
         self.circuits.iter().any(|circuit| circuit.dialled)
     }
 
+    /// Whether there is a relayed connection, and no direct one that works as
+    /// far as is known.
     fn is_relayed(&self) -> bool {
-        !self.circuits.is_empty() && self.direct.is_empty()
+        !self.circuits.is_empty() && self.direct.iter().all(|direct| self.is_doubted(direct.id))
+    }
+
+    fn is_doubted(&self, id: ConnectionId) -> bool {
+        self.doubted.contains(&id)
+    }
+
+    fn has(&self, id: ConnectionId) -> bool {
+        self.circuits.iter().any(|circuit| circuit.id == id) || self.direct.iter().any(|direct| direct.id == id)
+    }
+
+    /// Whether a peer that begins an exchange may have lost all direct
+    /// connections, which this side may not have noticed yet. One that is young
+    /// may not yet be known there.
+    fn is_direct_lost(&self, now: Instant) -> bool {
+        let known = |direct: &Direct| now.saturating_duration_since(direct.since) >= KNOWN;
+        self.direct.iter().all(|direct| self.is_doubted(direct.id) || known(direct))
+    }
+
+    /// The last direct connection was lost, or may be.
+    fn lost(&mut self, now: Instant) {
+        self.start(now);
+        let earliest = self.last_begun.map_or(now, |begun| begun + LOSS_WAIT);
+        self.next = self.next.map(|next| next.max(earliest));
     }
 
     /// Rounds begin anew.

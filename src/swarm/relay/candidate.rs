@@ -80,6 +80,20 @@ pub(super) struct Contact {
     pub(super) id: ConnectionId,
     pub(super) address: Multiaddr,
     pub(super) since: Instant,
+    pub(super) health: Health,
+}
+
+/// Whether a connection works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::swarm) enum Health {
+    /// As far as is known.
+    Fine,
+    /// Its answer is awaited.
+    Asked,
+    /// No answer came.
+    Silent,
+    /// It is being closed.
+    Given,
 }
 
 /// The way over one transport.
@@ -123,6 +137,13 @@ impl Kind {
     }
 }
 
+impl Contact {
+    /// Whether it works, as far as is known.
+    pub(super) fn is_usable(&self) -> bool {
+        matches!(self.health, Health::Fine | Health::Asked)
+    }
+}
+
 impl Relay {
     pub(super) fn new(peer: PeerId, configured: bool, addresses: Vec<Multiaddr>) -> Self {
         Self {
@@ -156,13 +177,13 @@ impl Relay {
     }
 
     pub(super) fn wants_reservation(&self) -> bool {
-        matches!(self.reservation, Reservation::None) && !self.connections.is_empty()
+        matches!(self.reservation, Reservation::None) && self.connections.first().is_some_and(Contact::is_usable)
     }
 
     /// Whether a transport is to be dialled.
     pub(super) fn lacks(&self, kind: Kind) -> bool {
         self.legs[kind as usize].dialling.is_none()
-            && !self.connections.iter().any(|contact| Kind::of(&contact.address) == kind)
+            && !self.connections.iter().any(|contact| Kind::of(&contact.address) == kind && contact.is_usable())
             && self.all_addresses().iter().any(|address| Kind::of(address) == kind)
     }
 
@@ -189,7 +210,7 @@ impl Relay {
         if self.connections.is_empty() {
             self.waiting_since.get_or_insert(now);
         }
-        if let Some(silent) = self.silent(now) {
+        if let Some(silent) = self.silent(now).or_else(|| self.replaced()) {
             return Some(Step::Close(silent));
         }
         for kind in [Kind::Quic, Kind::Tcp] {
@@ -221,6 +242,17 @@ impl Relay {
         self.patience.ended(now, GAP);
         self.connections.retain(|contact| contact.id != on);
         Some(on)
+    }
+
+    /// A silent connection beside another one that is not: libp2p reserves, and
+    /// is asked, on the oldest.
+    fn replaced(&mut self) -> Option<ConnectionId> {
+        if !self.connections.iter().any(|contact| contact.health == Health::Fine) {
+            return None;
+        }
+        let silent = self.connections.iter_mut().find(|contact| contact.health == Health::Silent)?;
+        silent.health = Health::Given;
+        Some(silent.id)
     }
 
     /// When [`Self::silent`] is to be looked at.

@@ -12,7 +12,7 @@ use libp2p::{Multiaddr, PeerId, core::transport::ListenerId, swarm::ConnectionId
 use tokio::time::Instant;
 
 use super::candidate::{
-    CircuitLimit, Contact, GAP, Held, Kind, MAX_TOLD, Relay, Reservation, SHORT_LIFE, SLOW, Step, is_usable,
+    CircuitLimit, Contact, GAP, Health, Held, Kind, MAX_TOLD, Relay, Reservation, SHORT_LIFE, SLOW, Step, is_usable,
 };
 use crate::{
     node::{PeerAddresses, RelayView},
@@ -125,12 +125,26 @@ impl Client {
     /// A connection is up. Not to be told of those through relays.
     pub(in crate::swarm) fn connected(&mut self, peer: PeerId, id: ConnectionId, address: &Multiaddr, now: Instant) {
         let Some(relay) = self.get_mut(&peer) else { return };
-        relay.connections.push(Contact { id, address: address.clone(), since: now });
+        relay.connections.push(Contact { id, address: address.clone(), since: now, health: Health::Fine });
         relay.waiting_since = None;
         for leg in &mut relay.legs {
             leg.dialling.take_if(|dialling| *dialling == id);
             // What answers on one transport is likely there on the other.
             leg.patience.hint();
+        }
+    }
+
+    /// Relays in use.
+    pub(in crate::swarm) fn engaged_relays(&self) -> Vec<PeerId> {
+        self.relays.iter().filter(|relay| relay.engaged).map(|relay| relay.peer).collect()
+    }
+
+    /// Whether a connection answers became different.
+    pub(in crate::swarm) fn health(&mut self, peer: &PeerId, id: ConnectionId, health: Health) {
+        let Some(relay) = self.get_mut(peer) else { return };
+        let mut contacts = relay.connections.iter_mut();
+        if let Some(contact) = contacts.find(|contact| contact.id == id && contact.health != Health::Given) {
+            contact.health = health;
         }
     }
 
@@ -145,8 +159,12 @@ impl Client {
         let relay = self.get_mut(&peer)?;
         let at = relay.connections.iter().position(|contact| contact.id == id)?;
         let contact = relay.connections.remove(at);
-        let leg = &mut relay.legs[Kind::of(&contact.address) as usize];
-        if now.saturating_duration_since(contact.since) < SHORT_LIFE {
+        let kind = Kind::of(&contact.address);
+        let replaced = relay.connections.iter().any(|other| Kind::of(&other.address) == kind && other.is_usable());
+        let leg = &mut relay.legs[kind as usize];
+        if replaced {
+            // Nothing to be patient about.
+        } else if now.saturating_duration_since(contact.since) < SHORT_LIFE {
             leg.patience.failed(now, jitter);
         } else {
             leg.patience.ended(now, Duration::ZERO);
