@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::{
     cause,
-    pending::{Dial, Waiter},
+    pending::{Dial, Overdue, Waiter},
     route::{is_circuit, relay_of},
     task::Task,
 };
@@ -194,9 +194,27 @@ impl Task {
         } else {
             waiters.into_iter().for_each(|waiter| waiter.fail(failure.clone()));
         }
-        if self.relays.errands.wait_for(&peer) && !self.is_near(&peer) {
-            let failure = NodeError::NoAddress(peer);
-            self.give_up_errands(peer, &failure, now);
+        self.check_errands(peer, now);
+    }
+
+    /// Circuits wait in vain for a relay that is not being dialled any more and
+    /// is not connected, or through another relay only.
+    pub(super) fn check_errands(&mut self, relay: PeerId, now: Instant) {
+        if self.relays.errands.wait_for(&relay) && !self.is_near(&relay) && !self.pending.is_dialling(&relay) {
+            let failure = NodeError::NoAddress(relay);
+            self.give_up_errands(relay, &failure, now);
+        }
+    }
+
+    /// A dial took too long. What libp2p was asked to do it will end; what still
+    /// waits for a relay ends here.
+    pub(super) fn on_overdue(&mut self, Overdue { id, peer, tried, waiters }: Overdue, now: Instant) {
+        let error = cause::dial_timeout(peer, &tried);
+        waiters.into_iter().for_each(|waiter| waiter.fail(error.clone()));
+        if self.relays.errands.cancel(id)
+            && let Some(dial) = self.pending.dialled(id)
+        {
+            self.after_failure(dial, error, now);
         }
     }
 

@@ -44,6 +44,17 @@ pub(super) struct Dial {
     pub(super) elsewhere: bool,
 }
 
+/// A dial that took too long.
+#[derive(Debug)]
+pub(super) struct Overdue {
+    pub(super) id: ConnectionId,
+    pub(super) peer: PeerId,
+    /// All ways of the same dial.
+    pub(super) tried: Vec<Multiaddr>,
+    /// Those that waited.
+    pub(super) waiters: Vec<Waiter>,
+}
+
 impl Dial {
     /// Nobody waits for it.
     pub(super) fn without_caller(peer: PeerId, addresses: Vec<Multiaddr>, group: u64) -> Self {
@@ -231,14 +242,14 @@ impl Pending {
         self.deadlines.next()
     }
 
-    /// Callers of a dial that took too long, with what it tried. The dial
-    /// itself stays until libp2p ends it.
-    pub(super) fn pop_overdue(&mut self, now: Instant) -> Option<(PeerId, Vec<Multiaddr>, Vec<Waiter>)> {
+    /// A dial that took too long. The dial itself stays until libp2p ends it.
+    pub(super) fn pop_overdue(&mut self, now: Instant) -> Option<Overdue> {
         let id = self.deadlines.pop_due(now)?;
         let dial = self.dials.get_mut(&id)?;
         let (peer, group, waiters) = (dial.peer, dial.group, std::mem::take(&mut dial.waiters));
         let ways = self.dials.values().filter(|other| other.group == group);
-        Some((peer, ways.flat_map(|other| other.addresses.clone()).collect(), waiters))
+        let tried = ways.flat_map(|other| other.addresses.clone()).collect();
+        Some(Overdue { id, peer, tried, waiters })
     }
 
     /// A stream is being opened.

@@ -355,9 +355,8 @@ impl Task {
         while let Some(peer) = self.steering.pop_due(now) {
             self.attend(peer, now);
         }
-        while let Some((peer, tried, waiters)) = self.pending.pop_overdue(now) {
-            let error = super::cause::dial_timeout(peer, &tried);
-            waiters.into_iter().for_each(|waiter| waiter.fail(error.clone()));
+        while let Some(overdue) = self.pending.pop_overdue(now) {
+            self.on_overdue(overdue, now);
         }
         self.on_find_deadline(now);
         let mut begun = 0;

@@ -105,6 +105,7 @@ impl Task {
         }
         if connection_is_circuit {
             self.on_circuit(peer, id, now);
+            self.check_errands(peer, now);
         }
         if let Some(relay) = self.relays.errands.ended(id) {
             self.run_errands(relay, now);

@@ -49,6 +49,11 @@ impl Errands {
         self.waiting.extract_if(.., |(other, _)| other == relay).map(|(_, options)| options.connection_id()).collect()
     }
 
+    /// A circuit is not waited for any longer; whether it was still to be opened.
+    pub(in crate::swarm) fn cancel(&mut self, id: ConnectionId) -> bool {
+        self.waiting.extract_if(.., |(_, options)| options.connection_id() == id).next().is_some()
+    }
+
     /// Whether any wait for the relay.
     pub(in crate::swarm) fn wait_for(&self, relay: &PeerId) -> bool {
         self.waiting.iter().any(|(other, _)| other == relay)
@@ -73,6 +78,11 @@ mod tests {
         assert_eq!(errands.ended(opened[0].connection_id()), None);
         assert!(errands.pop(&relay).is_some() && errands.pop(&relay).is_none());
         assert!(errands.wait_for(&relay));
+        let late = DialOpts::peer_id(PeerId::random()).build();
+        let id = late.connection_id();
+        errands.add(relay, late);
+        assert!(errands.cancel(id) && !errands.cancel(id));
+        assert!(!errands.cancel(opened[1].connection_id()), "that one is the swarm's");
         assert_eq!(errands.give_up(&relay).len(), 1);
         assert!(!errands.wait_for(&relay));
     }
