@@ -18,24 +18,39 @@ const SPREAD: Duration = Duration::from_secs(1);
 /// take all of that.
 const SPREAD_OF_ONE: Duration = Duration::from_millis(20);
 
+/// A connection that lived this long was a good one; the loss of one that did
+/// not counts as a failure, after the first: a peer that refuses this node
+/// accepts the connection and closes it.
+const GOOD_LIFE: Duration = Duration::from_secs(10);
+
 /// Peers that should be connected and when each is dialled next. Time and
 /// chance are passed in: `jitter` is between 0 and 1.
 #[derive(Debug)]
 pub(super) struct Redial {
-    /// Failures in a row of each peer that should be connected.
-    failures: HashMap<PeerId, u32>,
+    /// Those that should be connected.
+    peers: HashMap<PeerId, Tries>,
     /// Absent while the peer is connected or a dial is under way.
     timers: Timers<PeerId>,
 }
 
+#[derive(Debug, Default)]
+struct Tries {
+    /// Dials that failed in a row.
+    failures: u32,
+    /// Connections in a row that were lost at once.
+    losses: u32,
+    /// Since when it is connected, or was last.
+    connected: Option<Instant>,
+}
+
 impl Redial {
     pub(super) fn new() -> Self {
-        Self { failures: HashMap::new(), timers: Timers::new() }
+        Self { peers: HashMap::new(), timers: Timers::new() }
     }
 
     /// Whether the peer should be connected.
     pub(super) fn contains(&self, peer: &PeerId) -> bool {
-        self.failures.contains_key(peer)
+        self.peers.contains_key(peer)
     }
 
     /// Whether the peer is to be dialled at some time.
@@ -46,35 +61,42 @@ impl Redial {
     /// The peer should be connected from now on and is not.
     pub(super) fn add(&mut self, peer: PeerId, now: Instant) {
         if !self.contains(&peer) {
-            self.failures.insert(peer, 0);
+            self.peers.insert(peer, Tries::default());
             self.timers.set(peer, now);
         }
     }
 
     /// The peer need not be connected any more.
     pub(super) fn remove(&mut self, peer: &PeerId) {
-        self.failures.remove(peer);
+        self.peers.remove(peer);
         self.timers.clear(peer);
     }
 
-    /// The peer is connected.
-    pub(super) fn connected(&mut self, peer: &PeerId) {
-        if let Some(failures) = self.failures.get_mut(peer) {
-            *failures = 0;
+    /// The peer is connected; perhaps it was before.
+    pub(super) fn connected(&mut self, peer: &PeerId, now: Instant) {
+        if let Some(tries) = self.peers.get_mut(peer) {
+            tries.failures = 0;
+            tries.connected.get_or_insert(now);
             self.timers.clear(peer);
         }
     }
 
     /// The last connection is gone.
     pub(super) fn lost(&mut self, peer: PeerId, now: Instant, jitter: f64) {
-        if self.contains(&peer) {
-            self.timers.set(peer, now + SPREAD.mul_f64(jitter));
-        }
+        let Some(tries) = self.peers.get_mut(&peer) else { return };
+        let since = tries.connected.take();
+        let good = since.is_none_or(|since| now.saturating_duration_since(since) >= GOOD_LIFE);
+        let wait = match tries.losses {
+            before if !good && before > 0 => wait(before - 1, jitter),
+            _ => SPREAD.mul_f64(jitter),
+        };
+        tries.losses = if good { 0 } else { tries.losses.saturating_add(1) };
+        self.timers.set(peer, now + wait);
     }
 
     /// A dial failed.
     pub(super) fn failed(&mut self, peer: PeerId, now: Instant, jitter: f64) {
-        if let Some(failures) = self.failures.get_mut(&peer) {
+        if let Some(Tries { failures, .. }) = self.peers.get_mut(&peer) {
             self.timers.set(peer, now + wait(*failures, jitter));
             *failures = failures.saturating_add(1);
         }
@@ -89,8 +111,8 @@ impl Redial {
 
     /// There is a new reason to believe that the peer can be reached.
     pub(super) fn hint(&mut self, peer: PeerId, now: Instant) {
-        if let Some(failures) = self.failures.get_mut(&peer) {
-            *failures = 0;
+        if let Some(tries) = self.peers.get_mut(&peer) {
+            (tries.failures, tries.losses) = (0, 0);
             if self.timers.get(&peer).is_some_and(|at| at > now) {
                 self.timers.set(peer, now);
             }
@@ -100,8 +122,8 @@ impl Redial {
     /// The network changed: all that wait are tried again soon.
     pub(super) fn network_changed(&mut self, now: Instant, mut jitter: impl FnMut() -> f64) {
         let spread = SPREAD_OF_ONE.saturating_mul(self.timers.len() as u32).min(SPREAD);
-        for (peer, failures) in &mut self.failures {
-            *failures = 0;
+        for (peer, tries) in &mut self.peers {
+            (tries.failures, tries.losses) = (0, 0);
             let soon = now + spread.mul_f64(jitter());
             if self.timers.get(peer).is_some_and(|at| at > soon) {
                 self.timers.set(*peer, soon);
@@ -186,7 +208,7 @@ mod tests {
         redial.hint(peer, now);
         redial.network_changed(now, || 0.0);
         assert_eq!(redial.next(), None);
-        redial.connected(&peer);
+        redial.connected(&peer, now);
         redial.hint(peer, now);
         assert_eq!(redial.next(), None);
         redial.lost(peer, now, 0.5);
@@ -210,6 +232,29 @@ mod tests {
             due += 1;
         }
         assert_eq!(due, 10);
+    }
+
+    #[test]
+    fn a_peer_that_closes_at_once_is_dialled_ever_more_rarely() {
+        let mut now = Instant::now();
+        let peer = PeerId::random();
+        let mut redial = Redial::new();
+        redial.add(peer, now);
+        for expected in [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0] {
+            redial.connected(&peer, now);
+            redial.lost(peer, now, 0.5);
+            assert_eq!(redial.next(), Some(now + secs(expected)));
+            now += secs(expected);
+        }
+        // A second connection makes it no younger.
+        redial.connected(&peer, now);
+        redial.connected(&peer, now + GOOD_LIFE);
+        now += GOOD_LIFE;
+        for expected in [0.5, 0.5, 1.0] {
+            redial.lost(peer, now, 0.5);
+            assert_eq!(redial.next(), Some(now + secs(expected)));
+            redial.connected(&peer, now);
+        }
     }
 
     #[test]

@@ -405,7 +405,7 @@ impl Task {
             true if !self.redial.contains(&peer) => {
                 self.redial.add(peer, now);
                 if connected {
-                    self.redial.connected(&peer);
+                    self.redial.connected(&peer, now);
                 }
             }
             true => {}

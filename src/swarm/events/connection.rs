@@ -67,7 +67,7 @@ impl Task {
         for waiter in waiters {
             self.serve(waiter, info.clone(), false);
         }
-        self.redial.connected(&peer);
+        self.redial.connected(&peer, now);
         self.on_connected_relays(peer, id, now);
         self.probe_older(peer, id, now);
         self.attend(peer, now);
