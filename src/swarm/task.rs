@@ -185,7 +185,7 @@ impl Task {
         let (reports_tx, reach_reports) = mpsc::channel(REPORT_QUEUE);
         let peers = Peers::new(local, config.max_message_bytes);
         let (heard_tx, heard) = mpsc::channel(punch::HEARD_QUEUE);
-        let punches = Punches::new(local);
+        let punches = Punches::new(local, Instant::now());
         let links = Links {
             live: HashMap::new(),
             last: 0,

@@ -32,6 +32,9 @@ const PLAIN_TCP_AFTER: Duration = Duration::from_millis(250);
 /// first packet is sent again only after a second, so another dial goes out
 /// before; the first that gets through ends the others.
 const STAGGER_MS: [u64; 9] = [0, 15, 45, 100, 180, 320, 550, 900, 1500];
+/// Dials for a peer that this node has no interest of its own in: each may go
+/// to a host that never asked for it.
+const STRANGER_MS: [u64; 2] = [0, 400];
 /// Dials of a side that the other punches for already, in parts of the round
 /// trip: the first gets through unless it is lost.
 const PATIENT: [f64; 5] = [0.0, 1.3, 2.2, 3.5, 6.0];
@@ -176,6 +179,9 @@ fn quic(steps: &mut Vec<Step>, targets: &Targets, dials: bool, terms: Terms) {
 
 /// When to dial: whoever led knows that the other punches already.
 fn clocks(terms: Terms) -> Vec<Duration> {
+    if !terms.wanted {
+        return STRANGER_MS.map(Duration::from_millis).to_vec();
+    }
     if !terms.leader {
         return STAGGER_MS.map(Duration::from_millis).to_vec();
     }
@@ -200,8 +206,9 @@ pub(super) fn stock(mine: &Offer, theirs: &Offer, terms: Terms) -> Plan {
         let late = terms.rtt.unwrap_or(SOME_RTT) * 2 + PATIENT_LEAST;
         add(&mut steps, late, Clock::Synced, Act::Dial, &all);
     } else {
-        for after in [0, 100, 300, 700].map(Duration::from_millis) {
-            add(&mut steps, after, Clock::Synced, Act::Dial, &all);
+        let often: &[u64] = if terms.wanted { &[0, 100, 300, 700] } else { &STRANGER_MS };
+        for after in often {
+            add(&mut steps, Duration::from_millis(*after), Clock::Synced, Act::Dial, &all);
         }
         add(&mut steps, Duration::ZERO, Clock::Synced, Act::Open, &tcp);
     }
@@ -564,6 +571,13 @@ mod tests {
         let most = |terms| plan(&one, &many, terms).steps.iter().map(|step| step.targets.len()).max();
         assert_eq!(most(terms(true, 1)), Some(MAX_TARGETS));
         assert_eq!(most(Terms { wanted: false, ..terms(true, 1) }), Some(MAX_STRANGER_TARGETS));
+        for (leader, round) in [(true, 1), (false, 2)] {
+            let terms = Terms { wanted: false, ..terms(leader, round) };
+            for plan in [plan(&one, &many, terms), stock(&one, &many, terms)] {
+                let dials = plan.steps.iter().filter(|step| step.act == Act::Dial).map(|step| step.targets.len());
+                assert!(dials.sum::<usize>() <= 3 * MAX_STRANGER_TARGETS, "{plan:?}");
+            }
+        }
     }
 
     fn any_side() -> impl Strategy<Value = Offer> {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     node::PunchView,
-    swarm::timers::Timers,
+    swarm::{link::bucket::Bucket, timers::Timers},
     wire::punch::{Candidate, Offer},
 };
 
@@ -34,6 +34,10 @@ const MAX_HISTORY: usize = 16;
 const MAX_DIALS: usize = 512;
 /// Rounds under way, together, with peers that this node has no interest in.
 const MAX_STRANGERS: usize = 4;
+/// Rounds with those at once, and then one in the interval: they name the
+/// addresses that packets are sent to, and may name anybody's.
+const STRANGERS_BURST: u32 = 8;
+const STRANGERS_INTERVAL: Duration = Duration::from_secs(5);
 /// Waits between rounds after the quick ones.
 const WAITS: [Duration; 5] = [
     Duration::from_secs(10),
@@ -65,6 +69,8 @@ pub(in crate::swarm) struct Punches {
     timers: Timers<PeerId>,
     dials: HashMap<ConnectionId, Dialled>,
     last_attempt: u64,
+    /// Rounds with peers that this node has no interest in.
+    strangers: Bucket,
 }
 
 #[derive(Debug)]
@@ -144,8 +150,15 @@ pub(super) enum Do {
 }
 
 impl Punches {
-    pub(in crate::swarm) fn new(local: PeerId) -> Self {
-        Self { local, peers: HashMap::new(), timers: Timers::new(), dials: HashMap::new(), last_attempt: 0 }
+    pub(in crate::swarm) fn new(local: PeerId, now: Instant) -> Self {
+        Self {
+            local,
+            peers: HashMap::new(),
+            timers: Timers::new(),
+            dials: HashMap::new(),
+            last_attempt: 0,
+            strangers: Bucket::new(STRANGERS_BURST, STRANGERS_INTERVAL, now.into_std()),
+        }
     }
 
     /// A relayed connection is up.
@@ -248,6 +261,9 @@ impl Punches {
         }
         // Both began at once: the lower id leads.
         if first && entry.attempt.as_ref().is_some_and(|attempt| attempt.leader && attempt.plan.is_none()) && !stock {
+            return None;
+        }
+        if !entry.interest.wanted && !self.strangers.take(now.into_std()) {
             return None;
         }
         entry.speech = if stock { Speech::Stock } else { Speech::Ours };
@@ -358,7 +374,7 @@ impl Punches {
 
     /// Forgets everybody: nothing more is to be dialled.
     pub(in crate::swarm) fn clear(&mut self) {
-        *self = Self { last_attempt: self.last_attempt, ..Self::new(self.local) };
+        (self.peers, self.timers, self.dials) = (HashMap::new(), Timers::new(), HashMap::new());
     }
 
     /// What the peer brought last.
@@ -621,7 +637,8 @@ mod tests {
 
     impl Side {
         fn new(dialled: bool) -> Self {
-            let (mut punches, peer, now) = (Punches::new(PeerId::random()), PeerId::random(), Instant::now());
+            let (peer, now) = (PeerId::random(), Instant::now());
+            let mut punches = Punches::new(PeerId::random(), now);
             punches.circuit_up(peer, circuit(1, dialled), WANTED, now);
             Self { punches, peer, now }
         }
@@ -767,7 +784,8 @@ mod tests {
 
     #[test]
     fn strangers_are_answered_but_few_at_once_and_never_asked() {
-        let (mut punches, now) = (Punches::new(PeerId::random()), Instant::now());
+        let now = Instant::now();
+        let mut punches = Punches::new(PeerId::random(), now);
         let mut answered = 0;
         for n in 0..2 * MAX_STRANGERS {
             let peer = PeerId::random();
@@ -783,5 +801,22 @@ mod tests {
             assert!(!matches!(punches.pop_due(later), Some(Do::Lead { .. })));
         }
         assert!(later < now + Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_stranger_that_begins_again_and_again_is_answered_at_a_rate() {
+        let (peer, now) = (PeerId::random(), Instant::now());
+        let mut punches = Punches::new(PeerId::random(), now);
+        punches.circuit_up(peer, circuit(1, false), Interest::default(), now);
+        let mut answered = |seconds: u64, times: u32| {
+            let at = now + Duration::from_secs(seconds);
+            (0..times).filter(|_| punches.accept(peer, ConnectionId::new_unchecked(1), false, at).is_some()).count()
+        };
+        assert_eq!(answered(0, 100), STRANGERS_BURST as usize);
+        assert_eq!(answered(60, 100), 8);
+        let mut side = Side::new(false);
+        for _ in 0..100 {
+            assert!(side.punches.accept(side.peer, ConnectionId::new_unchecked(1), false, side.now).is_some());
+        }
     }
 }
