@@ -197,14 +197,14 @@ impl Reach {
         let Some(way) = self.connections.get(&id) else { return };
         let Some(seen) = Place::of(&info.observed_addr).filter(|seen| seen.transport == way.transport) else { return };
         let (peer, host, lan) = (way.peer, way.host.clone(), way.lan || route(&info.observed_addr) == Route::Lan);
+        let confided = trusted || self.named.contains(&peer);
         if !lan && info.protocols.contains(&DIAL_REQUEST) {
-            let server = Server { peer, host: host.clone(), transport: way.transport, v6: seen.is_v6() };
+            let server = Server { peer, host: host.clone(), transport: way.transport, v6: seen.is_v6(), confided };
             self.verdicts.server(id, server, now);
         }
         if let Some(own) = self.own_socket(way, seen.is_v6())
             && !is_loopback(&info.observed_addr)
         {
-            let confided = trusted || self.named.contains(&peer);
             let dialled = way.socket == Socket::Dialled;
             let opinion = Opinion {
                 peer,

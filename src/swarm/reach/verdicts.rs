@@ -4,6 +4,8 @@
 //! An address is asked about when it appears, again from time to time, and
 //! soon after a server could not reach it. One that others were told of is
 //! withdrawn when two hosts say so, or one three times where there is no other.
+//! Anybody can say so: where there is a server that the user confided in, it is
+//! asked before strangers are believed.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -32,6 +34,9 @@ const SECOND_OPINION: Duration = Duration::from_secs(5);
 const NO_VERDICT: Duration = Duration::from_secs(5);
 /// Failures in a row after which one host alone is believed.
 const LONE_FAILURES: usize = 3;
+/// The same for strangers alone, where a server that the user confided in gives
+/// no verdict.
+const STRANGERS_FAILURES: usize = 6;
 
 /// See the module. Time and chance are passed in.
 #[derive(Debug, Default)]
@@ -48,6 +53,8 @@ pub(in crate::swarm) struct Server {
     pub(in crate::swarm) transport: Transport,
     /// The connection is IPv6.
     pub(in crate::swarm) v6: bool,
+    /// The user named it, or trusts it.
+    pub(in crate::swarm) confided: bool,
 }
 
 /// An address of this node.
@@ -92,6 +99,8 @@ pub(in crate::swarm) struct Said {
     /// This node had sent packets to that host from the very socket, which a
     /// NAT may take for a reason to let the host in.
     pub(in crate::swarm) contacted: bool,
+    /// The user named that peer, or trusts it.
+    pub(in crate::swarm) confided: bool,
     pub(in crate::swarm) at: Instant,
 }
 
@@ -103,6 +112,7 @@ pub(in crate::swarm) struct Question {
     pub(in crate::swarm) connection: ConnectionId,
     pub(in crate::swarm) host: Host,
     pub(in crate::swarm) contacted: bool,
+    pub(in crate::swarm) confided: bool,
 }
 
 /// What came of a question.
@@ -181,11 +191,19 @@ impl Target {
         self.verdicts.push(said);
     }
 
-    /// Hosts that could not connect since one could.
-    fn failing_hosts(&self) -> usize {
-        different_hosts(
-            self.verdicts.iter().filter(|said| !said.reachable && self.worked.is_none_or(|at| said.at > at)),
-        )
+    /// Verdicts of those that could not connect since one could.
+    fn failing(&self) -> impl Iterator<Item = &Said> {
+        self.verdicts.iter().filter(|said| !said.reachable && self.worked.is_none_or(|at| said.at > at))
+    }
+
+    /// Whether to believe that it does not work. `others`: another host could
+    /// be asked; `confidants`: so could someone that the user confided in.
+    fn is_refuted(&self, others: bool, confidants: bool) -> bool {
+        if !others {
+            return self.failures >= LONE_FAILURES;
+        }
+        let confided = self.failing().any(|said| said.confided);
+        different_hosts(self.failing()) >= 2 && (confided || !confidants || self.failures >= STRANGERS_FAILURES)
     }
 
     /// It is believed not to work: what is to be told. An address that the
@@ -265,15 +283,16 @@ impl Verdicts {
             let server = self.servers.get(&connection)?;
             target.asking = Some(server.peer);
             let contacted = contacted(self.servers.values(), server, &place);
-            let (peer, host) = (server.peer, server.host.clone());
-            return Some(Question { place, peer, connection, host, contacted });
+            let Server { peer, ref host, confided, .. } = *server;
+            return Some(Question { place, peer, connection, host: host.clone(), contacted, confided });
         }
         None
     }
 
     /// The server to ask: of the same family, one that said nothing of this
     /// address yet, or longest ago; rather one that this node did not contact
-    /// from the same socket.
+    /// from the same socket. After a failure one that the user confided in
+    /// comes first, unless the last one asked gave no verdict.
     fn server_for(&self, place: &Place) -> Option<ConnectionId> {
         let target = self.targets.get(place)?;
         let busy: Vec<PeerId> = self.targets.values().filter_map(|target| target.asking).collect();
@@ -282,8 +301,11 @@ impl Verdicts {
             let same = |said: &&Said| said.peer == server.peer || said.host.may_be(&server.host);
             target.verdicts.iter().filter(same).map(|said| said.at).max()
         };
+        let failed = |server: &Server| target.failing().any(|said| said.peer == server.peer);
+        let settle = target.failures > 0 && target.silent == 0;
         let rank = |(id, server): &(&ConnectionId, &Server)| {
-            (said(server), contacted(self.servers.values(), server, place), **id)
+            let settles = settle && server.confided && !failed(server);
+            (!settles, said(server), contacted(self.servers.values(), server, place), **id)
         };
         self.servers.iter().filter(|(_, server)| fits(server)).min_by_key(rank).map(|(id, _)| *id)
     }
@@ -296,7 +318,7 @@ impl Verdicts {
         now: Instant,
         jitter: f64,
     ) -> Option<Change> {
-        let others = self.has_other(question);
+        let (others, confidants) = (self.has_other(question), self.has_confidant(question));
         let Some(target) = self.targets.get_mut(&question.place) else {
             self.wake(now);
             return None;
@@ -307,6 +329,7 @@ impl Verdicts {
             host: question.host.clone(),
             reachable: answer == Answer::Reachable,
             contacted: question.contacted,
+            confided: question.confided,
             at: now,
         };
         let (wait, change) = match answer {
@@ -318,7 +341,7 @@ impl Verdicts {
             }
             Answer::Unreachable => {
                 target.take(said);
-                let believed = if others { target.failing_hosts() >= 2 } else { target.failures >= LONE_FAILURES };
+                let believed = target.is_refuted(others, confidants);
                 let change = believed.then(|| target.fail()).flatten();
                 (if believed { HOPELESS } else { SECOND_OPINION }, change)
             }
@@ -356,6 +379,11 @@ impl Verdicts {
     /// Whether another host could be asked.
     fn has_other(&self, question: &Question) -> bool {
         self.servers.values().any(|server| server.v6 == question.place.is_v6() && !server.host.may_be(&question.host))
+    }
+
+    /// Whether someone could be asked that the user confided in.
+    fn has_confidant(&self, question: &Question) -> bool {
+        self.servers.values().any(|server| server.v6 == question.place.is_v6() && server.confided)
     }
 }
 
@@ -406,7 +434,8 @@ mod tests {
     }
 
     fn server(n: u8, transport: Transport) -> Server {
-        Server { peer: PeerId::random(), host: Host::Ip([8, 8, 8, n].into()), transport, v6: false }
+        let host = Host::Ip([8, 8, 8, n].into());
+        Server { peer: PeerId::random(), host, transport, v6: false, confided: false }
     }
 
     /// Asks what is due until nothing is for a minute; which hosts were asked.
@@ -470,6 +499,46 @@ mod tests {
             assert!(!matches!(change, Some(Change::Failed(_))), "after {asked}");
         }
         assert!(now > Instant::now() + CANARY * 15, "not asked all the time");
+    }
+
+    /// Ten strangers at as many hosts, and one server that the user named.
+    fn among_strangers(now: Instant) -> (Verdicts, Host) {
+        let mut verdicts = verdicts(10, AddressSource::Mapped, now);
+        let named = Server { confided: true, ..server(100, Transport::Tcp) };
+        verdicts.server(connection(100), named.clone(), now);
+        (verdicts, named.host)
+    }
+
+    /// Strangers say that it does not work, the named server says this; what
+    /// changed after so many questions.
+    fn strangers_lie(verdicts: &mut Verdicts, named: &Host, truth: Answer, questions: usize) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for _ in 0..questions {
+            let now = verdicts.next().unwrap();
+            let question = verdicts.due(now).unwrap();
+            let answer = if question.host == *named { truth } else { Answer::Unreachable };
+            changes.extend(verdicts.answered(&question, answer, now, 0.5));
+        }
+        changes
+    }
+
+    #[test]
+    fn strangers_who_lie_withdraw_nothing_while_a_confidant_gets_in() {
+        let (mut verdicts, named) = among_strangers(Instant::now());
+        let changes = strangers_lie(&mut verdicts, &named, Answer::Reachable, 100);
+        assert_eq!(changes, [Change::Confirmed]);
+        assert!(verdicts.get(&quic()).unwrap().advertised);
+    }
+
+    #[test]
+    fn strangers_are_believed_where_the_confidant_agrees_or_says_nothing() {
+        for (truth, questions) in [(Answer::Unreachable, 3), (Answer::NoVerdict, 2 * STRANGERS_FAILURES)] {
+            let (mut verdicts, named) = among_strangers(Instant::now());
+            strangers_lie(&mut verdicts, &named, Answer::Reachable, 2);
+            assert!(verdicts.get(&quic()).unwrap().advertised);
+            let changes = strangers_lie(&mut verdicts, &named, truth, questions);
+            assert!(matches!(&changes[..], [Change::Failed(_)]), "{truth:?}: {changes:?}");
+        }
     }
 
     #[test]
