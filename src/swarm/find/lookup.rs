@@ -19,6 +19,9 @@ use crate::{
 
 /// Searches at once: each asks a few servers at a time.
 const MAX_LOOKUPS: usize = 32;
+/// Addresses taken in one search, of so many answers: whoever answers first, and
+/// may lie, leaves room for the others.
+const MAX_FOUND: usize = 8 * MAX_ADDRESSES;
 /// Callers that wait for one search.
 const MAX_CALLERS: usize = 64;
 /// Longest that a search may take. Most end after one or two round trips; what
@@ -198,7 +201,7 @@ impl Lookup {
         let level = if source.is_none_or(|source| self.known.contains(&source)) { 1 } else { self.level + 1 };
         self.level = self.level.max(level);
         self.count(stats);
-        let room = MAX_ADDRESSES.saturating_sub(self.found.len());
+        let room = MAX_FOUND.saturating_sub(self.found.len()).min(MAX_ADDRESSES);
         let new: Vec<_> = addresses.into_iter().filter(|address| !self.found.contains(address)).take(room).collect();
         if self.found.is_empty() && !new.is_empty() {
             self.hops = level;
@@ -275,8 +278,14 @@ mod tests {
         let (id, peer) = (query(), PeerId::random());
         lookups.begin(peer, id, Vec::new(), now);
         let lookup = lookups.get_mut(&peer).unwrap();
-        assert_eq!(lookup.answer(None, &QueryStats::empty(), (0..50).map(addr).collect()).len(), MAX_ADDRESSES);
-        assert!(lookup.answer(None, &QueryStats::empty(), (50..99).map(addr).collect()).is_empty());
+        let mut answer = |from: usize| {
+            let all = (from..from + 50).map(addr).collect();
+            lookup.answer(None, &QueryStats::empty(), all).len()
+        };
+        for liar in 0..MAX_FOUND / MAX_ADDRESSES {
+            assert_eq!(answer(50 * liar), MAX_ADDRESSES);
+        }
+        assert_eq!(answer(10_000), 0);
     }
 
     #[test]
