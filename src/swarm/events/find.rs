@@ -149,7 +149,7 @@ impl Task {
         }
         let came = self.find.servers.insert(peer);
         if !self.find.bootstrapped {
-            let _ = self.swarm.behaviour_mut().find.bootstrap();
+            self.swarm.behaviour_mut().find.bootstrap();
         }
         let never = self.find.publisher.done().is_none();
         if came && (never || self.find.is_configured(&peer)) {

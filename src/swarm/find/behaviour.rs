@@ -48,6 +48,8 @@ pub(in crate::swarm) struct Behaviour {
     fixed: HashSet<PeerId>,
     /// A server runs on this host.
     here: bool,
+    /// The search for servers that was begun last.
+    bootstrap: Option<kad::QueryId>,
     /// Whom each search is for.
     sought: HashMap<kad::QueryId, PeerId>,
     /// Who sent the last answer. The swarm takes all that comes of one before
@@ -80,6 +82,7 @@ impl Behaviour {
             changed: false,
             fixed: HashSet::new(),
             here: false,
+            bootstrap: None,
             sought: HashMap::new(),
             source: None,
             waker: None,
@@ -141,9 +144,12 @@ impl Behaviour {
         query
     }
 
-    /// Looks for servers near to this node.
-    pub(in crate::swarm) fn bootstrap(&mut self) -> Option<kad::QueryId> {
-        self.kad.bootstrap().ok()
+    /// Looks for servers near to this node, unless that is under way: anybody
+    /// who says that it is a server makes this be called.
+    pub(in crate::swarm) fn bootstrap(&mut self) {
+        if self.bootstrap.is_none_or(|running| self.kad.query(&running).is_none()) {
+            self.bootstrap = self.kad.bootstrap().ok();
+        }
     }
 
     /// Ends a search with what it has.
@@ -352,4 +358,26 @@ fn only_usable<'a>(peer: &PeerId, addresses: impl IntoIterator<Item = &'a Multia
         }
     }
     usable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_looked_for_once_at_a_time_whoever_says_that_it_is_one() {
+        let named =
+            PeerAddresses { peer: PeerId::random(), addresses: vec!["/ip4/192.0.2.1/tcp/4001".parse().unwrap()] };
+        let mut behaviour = Behaviour::new(PeerId::random(), Overlay::Private, std::iter::once(&named));
+        for _ in 0..100 {
+            behaviour.bootstrap();
+        }
+        assert_eq!(behaviour.kad.iter_queries().count(), 1);
+        let running = behaviour.bootstrap.unwrap();
+        behaviour.kad.query_mut(&running).unwrap().finish();
+        let mut context = Context::from_waker(Waker::noop());
+        while behaviour.poll(&mut context).is_ready() {}
+        behaviour.bootstrap();
+        assert_ne!(behaviour.bootstrap, Some(running));
+    }
 }
