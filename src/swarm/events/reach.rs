@@ -38,6 +38,7 @@ impl Task {
     pub(in crate::swarm) fn on_reach_changed(&mut self, now: Instant) {
         self.reach.set_listen(self.listeners.addresses());
         self.reach.refresh(now);
+        self.swarm.behaviour_mut().find.set_seen(self.reach.seen(now));
         self.log_nat(now);
         self.tell_mapping(now);
         self.tell_reach();

@@ -111,6 +111,13 @@ impl Behaviour {
         }
     }
 
+    /// Others see this node there.
+    pub(in crate::swarm) fn set_seen(&mut self, seen: Vec<Multiaddr>) {
+        if self.own.set_seen(seen) {
+            self.notice_change();
+        }
+    }
+
     /// Where others can reach this node, best first.
     pub(in crate::swarm) fn to_tell(&self) -> Vec<Multiaddr> {
         self.own.to_tell()

@@ -1,7 +1,5 @@
 //! What others are told of where this node can be reached.
 
-use std::collections::VecDeque;
-
 use libp2p::{Multiaddr, swarm::FromSwarm};
 
 use super::MAX_ADDRESSES;
@@ -17,7 +15,7 @@ use crate::{
 /// Addresses confirmed from outside, at relays, and listened on, as far as they
 /// are remembered here.
 const MAX_KNOWN: usize = 64;
-/// Addresses that servers saw and nobody has confirmed; the latest count.
+/// Addresses at which others see this node and that nobody has confirmed.
 const MAX_CANDIDATES: usize = 3;
 /// Of each kind that is told, so that one leaves room for the others.
 const MAX_DIRECT: usize = 6;
@@ -29,7 +27,7 @@ const MAX_CIRCUITS: usize = 4;
 pub(super) struct Own {
     network: Overlay,
     confirmed: Vec<Multiaddr>,
-    candidates: VecDeque<Multiaddr>,
+    candidates: Vec<Multiaddr>,
     listen: Vec<Multiaddr>,
     /// A server runs on this host, so that loopback addresses are of use.
     here: bool,
@@ -37,25 +35,16 @@ pub(super) struct Own {
 
 impl Own {
     pub(super) fn new(network: Overlay) -> Self {
-        Self { network, confirmed: Vec::new(), candidates: VecDeque::new(), listen: Vec::new(), here: false }
+        Self { network, confirmed: Vec::new(), candidates: Vec::new(), listen: Vec::new(), here: false }
     }
 
     /// Takes note of what the swarm tells; whether anything changed.
     pub(super) fn on_swarm_event(&mut self, event: &FromSwarm<'_>) -> bool {
         match event {
-            FromSwarm::ExternalAddrConfirmed(event) => {
-                let address = without_peer(event.addr);
-                self.candidates.retain(|other| *other != address);
-                add(&mut self.confirmed, address)
-            }
+            FromSwarm::ExternalAddrConfirmed(event) => add(&mut self.confirmed, without_peer(event.addr)),
             FromSwarm::ExternalAddrExpired(event) => remove(&mut self.confirmed, event.addr),
-            FromSwarm::NewExternalAddrCandidate(event) => self.candidate(without_peer(event.addr)),
             FromSwarm::NewListenAddr(event) => add(&mut self.listen, without_peer(event.addr)),
-            FromSwarm::ExpiredListenAddr(event) => {
-                // Behind another router the old mappings are gone too.
-                self.candidates.clear();
-                remove(&mut self.listen, event.addr)
-            }
+            FromSwarm::ExpiredListenAddr(event) => remove(&mut self.listen, event.addr),
             _ => false,
         }
     }
@@ -65,15 +54,14 @@ impl Own {
         !std::mem::replace(&mut self.here, true)
     }
 
-    fn candidate(&mut self, address: Multiaddr) -> bool {
-        let known = self.confirmed.contains(&address) || self.candidates.contains(&address);
-        // Of the local network: told with those listened on.
-        if known || !is_dialable(&address) || route(&address) != Route::Direct {
-            return false;
-        }
-        self.candidates.push_front(address);
-        self.candidates.truncate(MAX_CANDIDATES);
-        true
+    /// Others see this node there, as far as that is believed; whether anything
+    /// changed. Not what the swarm calls candidates: anybody who connects can
+    /// make it tell any address.
+    pub(super) fn set_seen(&mut self, mut seen: Vec<Multiaddr>) -> bool {
+        // Those of the local network are told with those listened on.
+        seen.retain(|address| is_dialable(address) && route(address) == Route::Direct);
+        seen.truncate(MAX_CANDIDATES);
+        std::mem::replace(&mut self.candidates, seen.clone()) != seen
     }
 
     /// What to tell, best first.
@@ -148,18 +136,16 @@ mod tests {
         let circuit = format!("/ip4/8.8.8.8/udp/1/quic-v1/p2p/{}/p2p-circuit", PeerId::random());
         listening(&mut own, "/ip4/192.168.1.2/tcp/4001");
         listening(&mut own, "/ip4/127.0.0.1/tcp/4001");
-        for n in 0..5 {
-            let seen = addr(&format!("/ip4/9.9.9.{n}/udp/7/quic-v1"));
-            own.on_swarm_event(&FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr: &seen }));
-        }
+        let seen: Vec<_> = (0..5).map(|n| addr(&format!("/ip4/9.9.9.{n}/udp/7/quic-v1"))).collect();
+        assert!(own.set_seen(seen.clone()) && !own.set_seen(seen));
         assert!(confirmed(&mut own, &format!("{circuit}/p2p/{}", PeerId::random())));
         assert!(confirmed(&mut own, "/ip4/7.7.7.7/tcp/4001"));
         assert!(!confirmed(&mut own, "/ip4/7.7.7.7/tcp/4001"));
         let expected = [
             "/ip4/7.7.7.7/tcp/4001",
             &circuit,
-            "/ip4/9.9.9.4/udp/7/quic-v1",
-            "/ip4/9.9.9.3/udp/7/quic-v1",
+            "/ip4/9.9.9.0/udp/7/quic-v1",
+            "/ip4/9.9.9.1/udp/7/quic-v1",
             "/ip4/9.9.9.2/udp/7/quic-v1",
             "/ip4/192.168.1.2/tcp/4001",
         ];
@@ -167,6 +153,15 @@ mod tests {
         let gone = addr("/ip4/7.7.7.7/tcp/4001");
         assert!(own.on_swarm_event(&FromSwarm::ExternalAddrExpired(ExternalAddrExpired { addr: &gone })));
         assert_eq!(told(&own), expected[1..]);
+    }
+
+    #[test]
+    fn what_one_stranger_claims_to_see_is_not_told() {
+        let mut own = Own::new(Overlay::Private);
+        let claimed = addr("/ip4/9.9.9.9/tcp/80");
+        let event = NewExternalAddrCandidate { addr: &claimed };
+        assert!(!own.on_swarm_event(&FromSwarm::NewExternalAddrCandidate(event)));
+        assert!(told(&own).is_empty());
     }
 
     #[test]

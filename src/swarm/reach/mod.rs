@@ -277,13 +277,6 @@ impl Reach {
         let places = |addresses: &[Multiaddr]| -> Vec<Place> {
             addresses.iter().filter(|address| route(address) == Route::Direct).filter_map(Place::of).collect()
         };
-        let own_ips = self.own_ips();
-        let mappings =
-            self.observed.sockets().into_iter().map(|own| (own, Mapping::of(&self.observed, own, &own_ips, now)));
-        let steady = mappings.filter(|(_, mapping)| mapping.class != NatClass::EndpointDependent);
-        let observed = steady.flat_map(|(own, mapping)| {
-            mapping.expected.into_iter().map(move |at| Place { transport: own.transport, at })
-        });
         let mut interfaces = places(&self.listen);
         interfaces.truncate(MAX_INTERFACE_TARGETS);
 
@@ -292,7 +285,7 @@ impl Reach {
             (AddressSource::Configured, places(&self.configured)),
             (AddressSource::Mapped, places(&self.mapped)),
             (AddressSource::Interface, interfaces),
-            (AddressSource::Observed, observed.collect()),
+            (AddressSource::Observed, self.steady(now)),
         ];
         for (source, places) in by_source {
             // Nobody may be there to verify a lone server's own.
@@ -308,6 +301,25 @@ impl Reach {
             }
         }
         all
+    }
+
+    /// Where enough of those that this node dialled see it, unless its NAT
+    /// shows each of them another port.
+    fn steady(&self, now: Instant) -> Vec<Place> {
+        let own_ips = self.own_ips();
+        let mappings =
+            self.observed.sockets().into_iter().map(|own| (own, Mapping::of(&self.observed, own, &own_ips, now)));
+        let steady = mappings.filter(|(_, mapping)| mapping.class != NatClass::EndpointDependent);
+        let places = steady.flat_map(|(own, mapping)| {
+            mapping.expected.into_iter().map(move |at| Place { transport: own.transport, at })
+        });
+        places.collect()
+    }
+
+    /// Where others see this node, as far as it is believed: those who look for
+    /// it may try there, though nobody has confirmed it.
+    pub(super) fn seen(&self, now: Instant) -> Vec<Multiaddr> {
+        self.steady(now).iter().map(Place::address).collect()
     }
 
     /// Whether anybody can reach this node: the settings say so, or a server
