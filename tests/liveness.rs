@@ -100,3 +100,43 @@ async fn a_peer_on_a_busy_machine_stays_online() {
     }
     assert_eq!(a.log().matches("peer connected").count(), connected, "the connection was lost");
 }
+
+/// A daemon that is known and not there, and where it listens when it is.
+async fn absent() -> (Daemon, String, String) {
+    let mut daemon = Daemon::start().await;
+    let (id, address) = (daemon.peer_id().await, daemon.status().await.listen_addresses[0].clone());
+    daemon.kill();
+    let plain = address.split("/p2p/").next().unwrap().to_owned();
+    (daemon, id, plain)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_that_are_each_others_relay_are_found_when_they_are_back() {
+    let watcher = Daemon::start().await;
+    let (mut one, one_id, one_at) = absent().await;
+    let (mut two, two_id, two_at) = absent().await;
+    for (peer, at, relay, relay_at) in [(&one_id, &one_at, &two_id, &two_at), (&two_id, &two_at, &one_id, &one_at)] {
+        let request = proto::AddPeerRequest {
+            peer: peer.clone(),
+            addresses: vec![at.clone(), format!("{relay_at}/p2p/{relay}/p2p-circuit")],
+            pinned: Some(true),
+            ..proto::AddPeerRequest::default()
+        };
+        watcher.client().await.add_peer(request).await.unwrap();
+    }
+    // Each is now waited for as the other's relay.
+    for (peer, at) in [(&one_id, &one_at), (&two_id, &two_at)] {
+        eventually("a dial that failed", || async {
+            let request = proto::ExplainPathRequest { peer: peer.clone() };
+            let path = watcher.client().await.explain_path(request).await.unwrap().into_inner();
+            let direct = path.addresses.iter().find(|known| known.address.starts_with(&format!("{at}/p2p/")))?;
+            (direct.outcome() == proto::TryOutcome::Failed).then_some(())
+        })
+        .await;
+    }
+    one.restart().await;
+    two.restart().await;
+    for peer in [&one_id, &two_id] {
+        eventually("a connection", || async { (self::peer(&watcher, peer).await.connections > 0).then_some(()) }).await;
+    }
+}
