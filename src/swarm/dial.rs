@@ -138,7 +138,8 @@ impl Task {
         while let Some(options) = self.relays.errands.pop(&relay) {
             let id = options.connection_id();
             if let Err(error) = self.swarm.dial(options) {
-                self.on_dial_error(id, &error, now);
+                self.relays.errands.ended(id);
+                self.dial_failed(id, &error, now);
             }
         }
     }
@@ -160,10 +161,18 @@ impl Task {
         if self.on_dial_back_failed(id, error) {
             return;
         }
+        let relay = self.relays.errands.ended(id);
+        self.dial_failed(id, error, now);
+        if let Some(relay) = relay {
+            self.run_errands(relay, now);
+        }
+        self.tend_relays(now);
+    }
+
+    fn dial_failed(&mut self, id: ConnectionId, error: &DialError, now: Instant) {
         if let DialError::Transport(tried) = error {
             self.reach.dial_failed(tried.iter().map(|(address, _)| address), now);
         }
-        let relay = self.relays.errands.ended(id);
         if let Some(dial) = self.pending.dialled(id) {
             let failure = cause::dial_failure(dial.peer, &dial.addresses, error);
             if matches!(error, DialError::Transport(_) | DialError::WrongPeerId { .. }) {
@@ -172,10 +181,6 @@ impl Task {
             self.relays.client.dial_failed(dial.peer, id, &failure.to_string(), now, rand::random());
             self.after_failure(dial, failure, now);
         }
-        if let Some(relay) = relay {
-            self.run_errands(relay, now);
-        }
-        self.tend_relays(now);
     }
 
     fn after_failure(&mut self, dial: Dial, failure: NodeError, now: Instant) {
