@@ -338,11 +338,6 @@ impl Reach {
         }
     }
 
-    /// Whether a connection was dialled from a port that is listened on.
-    pub(super) fn shows_port(&self, id: ConnectionId) -> bool {
-        self.connections.get(&id).is_some_and(|way| way.socket == Socket::Dialled)
-    }
-
     /// Whether a connection is direct.
     pub(super) fn is_direct(&self, id: ConnectionId) -> bool {
         self.connections.contains_key(&id)
