@@ -94,6 +94,8 @@ pub(super) struct Connection {
     pub(super) quic: bool,
     /// This side dialled.
     pub(super) dialled: bool,
+    /// The shortest round trip measured.
+    pub(super) rtt: Option<Duration>,
     /// When it was established.
     pub(super) since: Instant,
     /// Pings in a row without an answer.

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::{
-    peers::Connection,
+    peers::{Connection, Peer},
     pending::{Opening, Purpose},
     ping::{self, Job},
     relay::candidate::Health,
@@ -25,14 +25,13 @@ use super::{
 };
 use crate::{node::LinkId, types::Route};
 
-/// After this without an answer an older connection is left: much longer than a
-/// round trip, and an error is harmless.
-const DOUBT: Duration = Duration::from_secs(1);
-/// Least and most time for the answer on a connection that is suspected: it was
-/// silent for a while already. Also for one whose round trip was not measured.
-const SUSPECT_DOUBT: (Duration, Duration) = (Duration::from_millis(400), Duration::from_secs(3));
+/// Least and most time for the answer: an error is harmless, and makes the next
+/// time longer.
+const DOUBT: (Duration, Duration) = (Duration::from_millis(400), Duration::from_millis(1200));
 /// The least on TCP, where a ping waits behind all that is under way.
 const TCP_DOUBT: Duration = Duration::from_secs(1);
+/// The most for what is left where the peer has left a connection, too.
+const AGREED_DOUBT: Duration = Duration::from_millis(150);
 /// Round trips that the answer may take, so that a packet or two may get lost.
 const ROUND_TRIPS: u32 = 4;
 /// A deadline noticed so late was missed by this process (it was stopped, say),
@@ -41,6 +40,9 @@ const LATE: Duration = Duration::from_secs(1);
 /// From one dial in place of silent connections to the next, which tries only
 /// what is not being tried any more.
 const RESCUE_INTERVAL: Duration = Duration::from_secs(1);
+/// Connections with one peer beyond which silent ones are closed: half of what
+/// the default limit allows, so that both sides may dial anew.
+const MANY: usize = 4;
 /// Suspicions that proved wrong, each of which doubles the time for an answer.
 const MAX_FALSE_ALARMS: u32 = 4;
 
@@ -50,10 +52,21 @@ impl Task {
     pub(super) fn probe_older(&mut self, peer: PeerId, newest: ConnectionId, now: Instant) {
         let matters = self.trust_open || self.relays.server.is_guest(&peer);
         let Some(entry) = self.peers.get(&peer).filter(|entry| matters || entry.is_trusted()) else { return };
-        let older: Vec<_> =
-            entry.connections.iter().map(|connection| connection.id).filter(|id| *id != newest).collect();
-        for connection in older {
-            self.probe(peer, connection, DOUBT, now);
+        let older: Vec<_> = entry.connections.iter().filter(|known| known.id != newest).collect();
+        let older: Vec<_> = older.into_iter().map(|known| (known.id, patience(entry, known))).collect();
+        for (connection, doubt) in older {
+            self.probe(peer, connection, doubt, now);
+        }
+    }
+
+    /// The peer opened its link on this connection. If that is not the one that
+    /// this side prefers, the peer may know something.
+    pub(super) fn on_peer_moved(&mut self, peer: PeerId, to: ConnectionId, now: Instant) {
+        let Some(entry) = self.peers.get(&peer) else { return };
+        let Some(preferred) = entry.steer.best().filter(|best| *best != to) else { return };
+        match self.probes.get(&(peer, preferred)) {
+            Some(at) => self.probes.set((peer, preferred), at.min(now + AGREED_DOUBT)),
+            None => self.suspect_peer(peer, now),
         }
     }
 
@@ -83,12 +96,8 @@ impl Task {
     /// Pings all connections of a peer that are not doubted already.
     pub(super) fn suspect_peer(&mut self, peer: PeerId, now: Instant) {
         let Some(entry) = self.peers.get(&peer) else { return };
-        let (least, most) = SUSPECT_DOUBT;
-        let suspected = entry.connections.iter().filter(|known| !entry.steer.is_doubted(known.id)).map(|known| {
-            let least = if known.quic || known.route == Route::Relayed { least } else { TCP_DOUBT };
-            let doubt = entry.rtt.map_or(least, |rtt| rtt * ROUND_TRIPS).clamp(least, most);
-            (known.id, doubt.saturating_mul(1 << entry.false_alarms))
-        });
+        let suspected = entry.connections.iter().filter(|known| !entry.steer.is_doubted(known.id));
+        let suspected = suspected.map(|known| (known.id, patience(entry, known)));
         for (connection, doubt) in suspected.collect::<Vec<_>>() {
             self.probe(peer, connection, doubt, now);
         }
@@ -127,11 +136,11 @@ impl Task {
             && let Some((peer, connection)) = self.probes.pop_due(now)
         {
             if now.saturating_duration_since(at) > LATE {
-                self.probes.set((peer, connection), now + DOUBT);
+                self.probes.set((peer, connection), now + DOUBT.1);
             } else if let Some(entry) = self.peers.get_mut(&peer)
                 && entry.steer.doubt(connection, true)
             {
-                debug!(%peer, "a connection is silent");
+                debug!(%peer, %connection, "a connection is silent");
                 self.relays.client.health(&peer, connection, Health::Silent);
                 silent.push((peer, connection));
             }
@@ -161,6 +170,16 @@ impl Task {
                 && !entry.steer.is_doubted(other.id)
         };
         if entry.connections.iter().any(replaces) {
+            self.swarm.close_connection(connection);
+        }
+    }
+
+    /// Makes room among the connections with a peer: those that are silent go
+    /// first.
+    pub(super) fn close_silent(&mut self, peer: PeerId) {
+        let Some(entry) = self.peers.get(&peer).filter(|entry| entry.connections.len() > MANY) else { return };
+        let silent = entry.connections.iter().map(|known| known.id).filter(|id| entry.steer.is_doubted(*id));
+        for connection in silent.take(entry.connections.len() - MANY).collect::<Vec<_>>() {
             self.swarm.close_connection(connection);
         }
     }
@@ -199,4 +218,12 @@ impl Task {
             let _ = self.dial(peer, addresses, None, true, now);
         }
     }
+}
+
+/// How long to wait for the answer on a connection.
+fn patience(entry: &Peer, connection: &Connection) -> Duration {
+    let (least, most) = DOUBT;
+    let least = if connection.quic || connection.route == Route::Relayed { least } else { TCP_DOUBT };
+    let doubt = connection.rtt.map_or(least, |rtt| rtt * ROUND_TRIPS).clamp(least, most);
+    doubt.saturating_mul(1 << entry.false_alarms)
 }

@@ -79,7 +79,7 @@ pub(crate) struct Plan {
 struct Result {
     /// Until messages flowed again, in each direction.
     flows: [Option<Duration>; 2],
-    /// Until the route was direct again, where it can be.
+    /// Until messages came directly both ways, where they can.
     direct: Option<Duration>,
     route: String,
     accounts: [Account; 2],
@@ -165,7 +165,7 @@ async fn run(plan: &Plan, case: Case) -> Result {
     if settle(&traffic, &watch, direct).await {
         let moment = strike(plan, case, &mut relays, &mut sites).await;
         struck = Some(SystemTime::now() - moment.elapsed());
-        observe(&mut result, &traffic, &watch, case, moment).await;
+        observe(&mut result, &traffic, case, moment).await;
     } else {
         result.trouble = Some("no steady traffic before the fault".to_owned());
     }
@@ -224,7 +224,7 @@ async fn strike(plan: &Plan, case: Case, relays: &mut Relays, sites: &mut [Site;
     Instant::now()
 }
 
-async fn observe(result: &mut Result, traffic: &[Traffic; 2], watch: &RouteWatch, case: Case, moment: Instant) {
+async fn observe(result: &mut Result, traffic: &[Traffic; 2], case: Case, moment: Instant) {
     while moment.elapsed() < RECOVERS {
         result.flows = [traffic[0].flows_after(moment), traffic[1].flows_after(moment)];
         if result.flows.iter().all(Option::is_some) {
@@ -235,12 +235,13 @@ async fn observe(result: &mut Result, traffic: &[Traffic; 2], watch: &RouteWatch
     let a = if case.fault == Fault::KindChanged { Kind::Symmetric } else { case.a };
     let flowing = Instant::now();
     if crate::expected::direct(a, case.b) {
-        while !is_direct(watch.now()) && flowing.elapsed() < REROUTES {
+        let direct = || Some(traffic[0].direct_after(moment)?.max(traffic[1].direct_after(moment)?));
+        while direct().is_none() && flowing.elapsed() < REROUTES {
             tokio::time::sleep(POLL).await;
         }
-        result.direct = is_direct(watch.now()).then(|| watch.since().saturating_duration_since(moment));
+        result.direct = direct();
     }
-    result.route = format!("{:?}", watch.now());
+    result.route = format!("{:?}", traffic[0].route());
 }
 
 /// Writes the logs of both daemons into a file.

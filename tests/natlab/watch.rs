@@ -51,12 +51,6 @@ impl RouteWatch {
         self.changes.lock().unwrap().iter().find(|(_, route, _)| fits(*route)).map(|(at, ..)| *at)
     }
 
-    /// Since when the route is what it is now; now if there never was
-    /// one.
-    pub(crate) fn since(&self) -> Instant {
-        self.changes.lock().unwrap().last().map_or_else(Instant::now, |(at, ..)| *at)
-    }
-
     /// The route of now.
     pub(crate) fn now(&self) -> Route {
         self.changes.lock().unwrap().last().map_or(Route::None, |(_, route, _)| *route)

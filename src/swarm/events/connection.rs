@@ -46,6 +46,7 @@ impl Task {
             address: address.clone(),
             quic: is_quic(&address),
             dialled,
+            rtt: None,
             since: now,
             missed_pings: 0,
         });
@@ -55,6 +56,7 @@ impl Task {
             self.peers.entry(peer, now).known.worked(&address, now);
             self.sink.push(NodeEvent::AddressWorked(peer, address.clone()));
         }
+        debug!(%peer, %id, %route, %address, dialled, "connection up");
         let info = ConnectionInfo { peer, route, address };
         let trusted = self.peers.get(&peer).is_some_and(|entry| entry.is_trusted());
         if first {
@@ -70,10 +72,12 @@ impl Task {
         self.redial.connected(&peer, now);
         self.on_connected_relays(peer, id, now);
         self.probe_older(peer, id, now);
+        self.close_silent(peer);
         self.attend(peer, now);
     }
 
     pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId, cause: Option<ConnectionError>, now: Instant) {
+        debug!(%peer, %id, cause = cause.as_ref().map(ToString::to_string), "connection gone");
         self.reach.closed(id, now);
         for Opening { purpose, .. } in self.pending.lost(id) {
             match purpose {
@@ -149,6 +153,7 @@ impl Task {
         match result {
             Ok(rtt) => {
                 connection.missed_pings = 0;
+                connection.rtt = Some(connection.rtt.map_or(rtt, |least| least.min(rtt)));
                 if best {
                     entry.rtt = Some(rtt);
                 }

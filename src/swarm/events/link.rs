@@ -79,6 +79,7 @@ impl Task {
             && let Some(entry) = self.peers.get_mut(&peer)
         {
             entry.steer.inbound(connection);
+            self.on_peer_moved(peer, connection, now);
             self.attend(peer, now);
         }
     }

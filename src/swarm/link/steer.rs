@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::{node::LinkId, types::Route};
 
 /// How long a follower waits for the chooser's link.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_millis(500);
 /// First wait after a link ended or could not be opened.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// Longest wait.
