@@ -55,9 +55,10 @@ impl Node {
         Self::start(site, 0, args).await
     }
 
-    /// A node that knows these relays.
+    /// A node that knows these relays; it logs what NATLAB_FILTER says.
     pub(crate) async fn start_peer(site: &Site, host: usize, relays: &[String]) -> Self {
-        Self::start_logged(site, host, relays, "info").await
+        let log = std::env::var("NATLAB_FILTER").unwrap_or_else(|_| "info".to_owned());
+        Self::start_logged(site, host, relays, &log).await
     }
 
     /// The same, and what it is to log.
