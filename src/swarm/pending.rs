@@ -10,7 +10,7 @@ use super::{
     link::behaviour::Token,
     ping::Job,
     reach::{server::Reply, verdicts::Question},
-    route::is_circuit,
+    route::{is_circuit, relay_of},
     timers::Timers,
 };
 use crate::node::{Connected, DIAL_DEADLINE, DialAttempt, NodeError, Pong};
@@ -169,9 +169,13 @@ impl Pending {
         self.dials.values().any(|dial| dial.peer == *peer && dial.addresses.iter().any(is_circuit))
     }
 
-    /// Whether this address of the peer is being dialled.
+    /// Whether this address of the peer is being dialled, or another one through
+    /// the same relay.
     pub(super) fn is_trying(&self, peer: &PeerId, address: &Multiaddr) -> bool {
-        self.dials.values().any(|dial| dial.peer == *peer && dial.addresses.contains(address))
+        let relay = |address: &Multiaddr| relay_of(address).map(|(relay, _)| relay);
+        let wanted = relay(address);
+        let same = |tried: &Multiaddr| tried == address || wanted.is_some() && relay(tried) == wanted;
+        self.dials.values().any(|dial| dial.peer == *peer && dial.addresses.iter().any(same))
     }
 
     /// Whether there is room for one more waiting caller. Those that went away

@@ -146,7 +146,8 @@ fn is_sound(result: &Result) -> bool {
 
 async fn run(plan: &Plan, case: Case) -> Result {
     let lab = Lab::new();
-    let mut relays = Relays::start(&lab, if case.fault == Fault::RelayReboot { 1 } else { 2 }, plan.delay, false).await;
+    let count = if case.fault == Fault::RelayReboot { 1 } else { 2 };
+    let mut relays = Relays::start_logged(&lab, count, plan.delay, false, &plan.log).await;
     let mut sites = [case.a, case.b].map(|kind| lab.site(Spec { delay: plan.delay, ..Spec::new(kind) }));
     let (a, b) = tokio::join!(
         Node::start_logged(&sites[0], 0, &relays.addresses, &plan.log),
@@ -173,7 +174,7 @@ async fn run(plan: &Plan, case: Case) -> Result {
     let accounts = tokio::join!(to_b.end(RECOVERS), to_a.end(RECOVERS));
     result.accounts = [accounts.0, accounts.1];
     if let Some(directory) = &plan.logs {
-        keep_logs(directory, case, &result, struck, [&a, &b]);
+        keep_logs(directory, case, &result, struck, [&a, &b].into_iter().chain(relays.nodes()));
     }
     end(vec![a, b]).await;
     relays.end().await;
@@ -244,14 +245,20 @@ async fn observe(result: &mut Result, traffic: &[Traffic; 2], case: Case, moment
     result.route = format!("{:?}", traffic[0].route());
 }
 
-/// Writes the logs of both daemons into a file.
-fn keep_logs(directory: &Path, case: Case, result: &Result, struck: Option<SystemTime>, nodes: [&Node; 2]) {
+/// Writes the logs of all daemons into a file.
+fn keep_logs<'a>(
+    directory: &Path,
+    case: Case,
+    result: &Result,
+    struck: Option<SystemTime>,
+    nodes: impl Iterator<Item = &'a Node>,
+) {
     let at = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
     let mut text = format!("{}\n", row(case, result));
     if let Some(struck) = struck {
         text += &format!("struck {:.3} s after the minute\n", at(struck) % 60.0);
     }
-    for (name, node) in ["a", "b"].into_iter().zip(nodes) {
+    for (name, node) in ["a", "b", "relay 1", "relay 2"].into_iter().zip(nodes) {
         text += &format!("--- {name} {}\n{}", node.id, node.daemon.log());
     }
     let fault = case.fault.to_possible_value().unwrap();

@@ -47,8 +47,8 @@ impl Node {
     }
 
     /// A relay and bootstrap node for everyone, on a public host.
-    pub(crate) async fn start_relay(site: &Site) -> Self {
-        let mut args = words(&["--no-mdns", "--serve", "on"]);
+    pub(crate) async fn start_relay(site: &Site, log: &str) -> Self {
+        let mut args = words(&["--no-mdns", "--serve", "on", "--log", log]);
         for address in public_addresses(site) {
             args.extend(["--external".to_owned(), address]);
         }

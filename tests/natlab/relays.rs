@@ -23,14 +23,24 @@ pub(crate) struct Relays {
 impl Relays {
     /// `dual`: with IPv6 beside IPv4.
     pub(crate) async fn start(lab: &Lab, count: usize, delay: Duration, dual: bool) -> Self {
+        Self::start_logged(lab, count, delay, dual, "info").await
+    }
+
+    /// The same, and what they are to log.
+    pub(crate) async fn start_logged(lab: &Lab, count: usize, delay: Duration, dual: bool, log: &str) -> Self {
         let (mut relays, mut addresses) = (Vec::new(), Vec::new());
         for _ in 0..count {
             let site = lab.site(Spec { delay, dual, ..Spec::new(Kind::None) });
-            let node = Node::start_relay(&site).await;
+            let node = Node::start_relay(&site, log).await;
             addresses.extend(node.addresses_on(&site));
             relays.push((node, site));
         }
         Self { relays, addresses }
+    }
+
+    /// Their daemons.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.relays.iter().map(|(node, _)| node)
     }
 
     /// The one that carries most now, by its line.
