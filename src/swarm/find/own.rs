@@ -7,7 +7,7 @@ use crate::{
     node::Overlay,
     swarm::{
         reach,
-        route::{is_dialable, is_loopback, route, without_peer},
+        route::{is_dialable, is_loopback, relay_of, route, without_peer},
     },
     types::Route,
 };
@@ -69,7 +69,8 @@ impl Own {
         let is_circuit = |address: &&Multiaddr| route(address) == Route::Relayed;
         let usable = |address: &&Multiaddr| is_dialable(address) && (self.here || !is_loopback(address));
         let direct = self.confirmed.iter().filter(usable).filter(|address| !is_circuit(address)).take(MAX_DIRECT);
-        let circuits = self.confirmed.iter().chain(&self.listen).filter(usable).filter(is_circuit).take(MAX_CIRCUITS);
+        let circuits = self.confirmed.iter().chain(&self.listen).filter(usable).filter(is_circuit);
+        let circuits = by_turns(circuits).into_iter().take(MAX_CIRCUITS);
         let listen = reach::best_first(&self.listen, &[], &[]).into_iter().filter(|reachable| match reachable.route {
             Route::Direct => true,
             // Nobody in the public network needs them.
@@ -85,6 +86,21 @@ impl Own {
         }
         all
     }
+}
+
+/// The first of each relay before the second ones: a relay may tell any number
+/// of addresses, and one of the others may be all that is left.
+fn by_turns<'a>(circuits: impl Iterator<Item = &'a Multiaddr>) -> Vec<&'a Multiaddr> {
+    let mut turns: Vec<(usize, &Multiaddr)> = Vec::new();
+    for address in circuits {
+        if turns.iter().all(|(_, other)| *other != address) {
+            let relay = relay_of(address).map(|(relay, _)| relay);
+            let same = |(_, other): &&(usize, &Multiaddr)| relay_of(other).map(|(relay, _)| relay) == relay;
+            turns.push((turns.iter().filter(same).count(), address));
+        }
+    }
+    turns.sort_by_key(|(turn, _)| *turn);
+    turns.into_iter().map(|(_, address)| address).collect()
 }
 
 fn add(all: &mut Vec<Multiaddr>, address: Multiaddr) -> bool {
@@ -153,6 +169,17 @@ mod tests {
         let gone = addr("/ip4/7.7.7.7/tcp/4001");
         assert!(own.on_swarm_event(&FromSwarm::ExternalAddrExpired(ExternalAddrExpired { addr: &gone })));
         assert_eq!(told(&own), expected[1..]);
+    }
+
+    #[test]
+    fn a_relay_with_many_addresses_leaves_room_for_the_other() {
+        let mut own = Own::new(Overlay::Private);
+        let [one, two] = [PeerId::random(), PeerId::random()];
+        let circuit = |relay, n: u8| format!("/ip4/8.8.8.{n}/tcp/1/p2p/{relay}/p2p-circuit");
+        confirmed(&mut own, &circuit(one, 1));
+        (1..20).for_each(|n| listening(&mut own, &circuit(one, n)));
+        (20..22).for_each(|n| listening(&mut own, &circuit(two, n)));
+        assert_eq!(told(&own), [circuit(one, 1), circuit(two, 20), circuit(one, 2), circuit(two, 21)]);
     }
 
     #[test]
