@@ -235,7 +235,7 @@ impl Verdicts {
 
     /// A connection with a server; whoever waited for one is asked about.
     pub(in crate::swarm) fn server(&mut self, connection: ConnectionId, server: Server, now: Instant) {
-        if self.servers.len() >= MAX_SERVERS && !self.servers.contains_key(&connection) {
+        if self.servers.len() >= MAX_SERVERS && !self.servers.contains_key(&connection) && !self.make_room(&server) {
             return;
         }
         if self.servers.insert(connection, server).is_none() {
@@ -243,6 +243,13 @@ impl Verdicts {
                 target.next.get_or_insert(now);
             }
         }
+    }
+
+    /// Forgets a stranger for a server that the user confided in.
+    fn make_room(&mut self, newcomer: &Server) -> bool {
+        let stranger = self.servers.iter().find(|(_, server)| newcomer.confided && !server.confided);
+        let Some(id) = stranger.map(|(id, _)| *id) else { return false };
+        self.servers.remove(&id).is_some()
     }
 
     /// A connection is gone.
@@ -528,6 +535,19 @@ mod tests {
         let changes = strangers_lie(&mut verdicts, &named, Answer::Reachable, 100);
         assert_eq!(changes, [Change::Confirmed]);
         assert!(verdicts.get(&quic()).unwrap().advertised);
+    }
+
+    #[test]
+    fn strangers_do_not_crowd_a_confidant_out() {
+        let now = Instant::now();
+        let mut verdicts = verdicts(200, AddressSource::Mapped, now);
+        assert_eq!(verdicts.servers.len(), MAX_SERVERS);
+        for n in 201..=210 {
+            let confidant = Server { confided: true, ..server(n, Transport::Tcp) };
+            verdicts.server(connection(n.into()), confidant, now);
+        }
+        assert_eq!(verdicts.servers.len(), MAX_SERVERS);
+        assert_eq!(verdicts.servers.values().filter(|server| server.confided).count(), 10);
     }
 
     #[test]
