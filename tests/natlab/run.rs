@@ -94,16 +94,26 @@ async fn watched(from: &Node, to: &Node) -> Outcome {
             None
         }
     };
-    while outcome.connected() && watch.first(is_direct).is_none() && dial.elapsed() < DIRECT {
+    // A direct way counts once it lasts: the first that comes up may give way
+    // to a better one.
+    while outcome.connected() && dial.elapsed() < DIRECT {
+        if watch.since(is_direct).is_some() && pinged_directly(from, &to.id).await {
+            break;
+        }
         tokio::time::sleep(POLL).await;
     }
     let since_dial = |at: Instant| millis(at.saturating_duration_since(dial));
     outcome.relayed = watch.first(|route| route == Route::Relayed).map(since_dial);
-    outcome.direct = watch.first(is_direct).map(since_dial);
+    outcome.direct = watch.since(is_direct).map(since_dial);
     if outcome.connected() {
         confirm(from, &to.id, &watch, &mut outcome).await;
     }
     outcome
+}
+
+async fn pinged_directly(from: &Node, to: &str) -> bool {
+    let pong = from.client.clone().ping(proto::PingRequest { peer: to.to_owned() }).await;
+    pong.is_ok_and(|pong| is_direct(pong.into_inner().route()))
 }
 
 /// Whether messages pass at the end, and over what.

@@ -51,6 +51,13 @@ impl RouteWatch {
         self.changes.lock().unwrap().iter().find(|(_, route, _)| fits(*route)).map(|(at, ..)| *at)
     }
 
+    /// Since when the peer has been reached by routes that fit; `None` if it is
+    /// not now.
+    pub(crate) fn since(&self, fits: impl Fn(Route) -> bool) -> Option<Instant> {
+        let changes = self.changes.lock().unwrap();
+        changes.iter().rev().take_while(|(_, route, _)| fits(*route)).last().map(|(at, ..)| *at)
+    }
+
     /// The route of now.
     pub(crate) fn now(&self) -> Route {
         self.changes.lock().unwrap().last().map_or(Route::None, |(_, route, _)| *route)
