@@ -17,6 +17,8 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 pub(crate) enum Mode {
+    /// Proves all kinds and connects a few pairs: what cargo's tests run.
+    Check,
     /// Probes each kind of site with plain sockets and compares it with what
     /// it should be.
     Prove {
