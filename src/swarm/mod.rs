@@ -3,16 +3,17 @@
 //! ```text
 //! commands (Node) ──▶ task.rs ──▶ events (NodeEvent)
 //!                      │  ▲
-//!            commands.rs  events/{connection,discovery,join,link}.rs
+//!            commands.rs  events/                  what the task does
 //!                      │  │
 //!   peers.rs  pending.rs  redial.rs  listen.rs      its tables
-//!   dial.rs  external.rs  relay/                    ways to others and to here
+//!   dial.rs  find/  relay/  circuit.rs              ways to others
+//!   reach/  external.rs  surroundings.rs            ways to here
+//!   punch/  probe.rs                                better ways, and dead ones
 //!                      │  │
 //!                 behaviour.rs                      the swarm's parts
 //!                      │
 //!          link/{steer,behaviour,handler,io}.rs     substreams for messages
 //!          join.rs                                  tickets presented
-//!          punch/                                   direct connections with peers that are relayed
 //! ```
 //!
 //! Nothing waits in the task but its one `select`; dials, pings and the frames
