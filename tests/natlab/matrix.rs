@@ -118,11 +118,15 @@ fn work(plan: &Plan, begin: Instant, queue: &Mutex<impl Iterator<Item = (Kind, K
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let lab = Lab::new();
     // Two, so that observed addresses come from two.
-    let relays = runtime.block_on(Relays::start(&lab, 2, plan.relay_delay, plan.v6()));
+    let mut relays = runtime.block_on(Relays::start(&lab, 2, plan.relay_delay, plan.v6()));
+    let mut used = false;
     loop {
         let Some((a, b)) = queue.lock().unwrap().next() else { break };
         let mut sites = plan.sites(&lab, (a, b));
         for n in 0..plan.runs {
+            if std::mem::replace(&mut used, true) {
+                runtime.block_on(relays.forget());
+            }
             let one = || runtime.block_on(once(&mut sites, n, &relays.addresses));
             let outcome = catch_unwind(AssertUnwindSafe(one)).unwrap_or_else(|_| Outcome {
                 trouble: vec!["the run failed; its panic is printed above".to_owned()],

@@ -51,6 +51,15 @@ impl Relays {
         carried.enumerate().max_by_key(|(_, bytes)| *bytes).expect("a lab has relays").0
     }
 
+    /// Starts them anew, so that they know nothing of daemons that were at the
+    /// same addresses before: nodes would be sent there.
+    pub(crate) async fn forget(&mut self) {
+        for (node, _) in &mut self.relays {
+            node.daemon.kill();
+        }
+        futures::future::join_all(self.relays.iter_mut().map(|(node, _)| node.restart())).await;
+    }
+
     /// Power off: silent from one moment to the next.
     pub(crate) fn power_off(&mut self, relay: usize) {
         let (node, site) = &mut self.relays[relay];
