@@ -3,8 +3,10 @@
 //! Connection ids are local, so two sides that chose separately could flap.
 //! Therefore the side with the lower peer id is the *chooser*: it opens its
 //! link on the best connection, and the other, the *follower*, on the
-//! connection on which the chooser's link came in. A follower that sees no such
-//! link for a while (the chooser may not trust it) chooses by itself.
+//! connection on which the chooser's link came in. A follower that has no link
+//! opens one at once, for its first message should not wait for the chooser's;
+//! it moves there when that comes. One that sees no such link for a while (the
+//! chooser may not trust it) chooses by itself.
 
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::{node::LinkId, types::Route};
 
-/// How long a follower waits for the chooser's link.
+/// How long a follower waits for the chooser's link before it moves its own.
 const GRACE: Duration = Duration::from_millis(500);
 /// First wait after a link ended or could not be opened.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -34,7 +36,7 @@ pub(in crate::swarm) struct Steer {
     connections: Vec<Candidate>,
     /// The connection the newest inbound link came in on.
     followed: Option<ConnectionId>,
-    /// Until when a follower waits for an inbound link.
+    /// Until when a follower waits for an inbound link before it moves its own.
     grace: Instant,
     opening: Option<ConnectionId>,
     open: Option<Open>,
@@ -230,7 +232,7 @@ impl Steer {
         if self.open.as_ref().is_some_and(|open| open.connection == target) {
             return Step::Rest;
         }
-        if !self.chooser && self.followed.is_none() && now < self.grace {
+        if !self.chooser && self.followed.is_none() && self.open.is_some() && now < self.grace {
             return Step::Wait(self.grace);
         }
         if let Some(retry) = &self.retry
@@ -369,12 +371,27 @@ mod tests {
         let mut steer = steer(false, now);
         steer.connected(id(1), Route::Lan, true, now);
         steer.connected(id(2), Route::Direct, true, now);
+        assert_eq!(steer.step(now), Step::Open(id(1)), "the chooser will hardly choose another");
+        steer.inbound(id(2));
+        assert_eq!(steer.step(now), Step::Rest);
+        steer.opened(id(1), LinkId(1), now);
+        assert_eq!(steer.step(now), Step::Open(id(2)));
+        steer.opened(id(2), LinkId(2), now);
+        steer.inbound(id(1));
+        assert_eq!(steer.step(now), Step::Open(id(1)));
+    }
+
+    #[test]
+    fn a_follower_does_not_move_before_the_chooser() {
+        let now = Instant::now();
+        let mut steer = steer(false, now);
+        steer.connected(id(1), Route::Relayed, true, now);
+        assert_eq!(steer.step(now), Step::Open(id(1)));
+        steer.opened(id(1), LinkId(1), now);
+        steer.connected(id(2), Route::Direct, true, now);
         assert_eq!(steer.step(now), Step::Wait(now + GRACE));
         steer.inbound(id(2));
         assert_eq!(steer.step(now), Step::Open(id(2)));
-        steer.opened(id(2), LinkId(1), now);
-        steer.inbound(id(1));
-        assert_eq!(steer.step(now), Step::Open(id(1)));
     }
 
     #[test]
