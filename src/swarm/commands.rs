@@ -10,13 +10,15 @@ use super::{
     addresses::MAX_DIAL_ADDRESSES,
     circuit,
     join::{self, JoinJob},
+    peers::Connection,
     pending::{Opening, PingJob, Purpose, Waiter},
     ping::{self, Job},
     route::{is_dialable, without_peer},
     task::Task,
 };
-use crate::node::{
-    Command, Connected, ConnectionInfo, DialTarget, KnownSource, NetworkView, NodeError, PeerPolicy, Standing,
+use crate::{
+    node::{Command, Connected, ConnectionInfo, DialTarget, KnownSource, NetworkView, NodeError, PeerPolicy, Standing},
+    types::Route,
 };
 
 impl Task {
@@ -137,8 +139,7 @@ impl Task {
     /// Opens a stream to a relay for a circuit, on a connection of its own.
     pub(super) fn open_circuit(&mut self, request: circuit::Request) {
         let circuit::Request { relay: peer, reply } = request;
-        let connection = self.peers.get(&peer).and_then(|entry| entry.direct());
-        let Some(connection) = connection else { return drop(reply.send(Err(circuit::gone()))) };
+        let Some(connection) = self.surest(&peer) else { return drop(reply.send(Err(circuit::gone()))) };
         let token = self.pending.opening(Opening { peer, connection, purpose: Purpose::Circuit(reply) });
         self.swarm.behaviour_mut().link.open(peer, connection, circuit::HOP, token);
     }
@@ -151,6 +152,18 @@ impl Task {
         let Some(connection) = youngest else { return job.finish(peer, Err(io::ErrorKind::NotConnected.into())) };
         let token = self.pending.opening(Opening { peer, connection, purpose: Purpose::Join(job) });
         self.swarm.behaviour_mut().link.open(peer, connection, join::PROTOCOL, token);
+    }
+
+    /// The connection that most likely works of those that are not relayed: one
+    /// that is suspected comes after the others, and one that is doubted last.
+    fn surest(&self, peer: &PeerId) -> Option<ConnectionId> {
+        let entry = self.peers.get(peer)?;
+        let direct = entry.connections.iter().filter(|known| known.route != Route::Relayed);
+        let trouble = |known: &&Connection| {
+            let suspected = self.probes.get(&(*peer, known.id)).is_some();
+            (entry.steer.is_doubted(known.id), suspected, known.route, !known.quic)
+        };
+        direct.min_by_key(trouble).map(|known| known.id)
     }
 
     fn best_connection(&self, peer: &PeerId) -> Option<ConnectionId> {

@@ -11,13 +11,14 @@ use super::timers::Timers;
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait: a peer that comes back is reached within about a minute.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// Dials after a loss or a change of the network are spread over this time, so
-/// that two sides do not dial at once and many peers not together.
+/// Dials that cannot be started yet are spread over this time.
 const SPREAD: Duration = Duration::from_secs(1);
-/// The same after a change of the network, where fewer peers wait than would
-/// take all of that.
-const SPREAD_OF_ONE: Duration = Duration::from_millis(20);
-
+/// Dials after a loss are spread over this time, so that two sides do not dial
+/// at once.
+const LOSS_SPREAD: Duration = Duration::from_millis(300);
+/// Dials after a change of the network are spread over so much for each peer,
+/// so that many are not dialled together.
+const CHANGE_SPREAD: Duration = Duration::from_millis(20);
 /// A connection that lived this long was a good one; the loss of one that did
 /// not counts as a failure, after the first: a peer that refuses this node
 /// accepts the connection and closes it.
@@ -88,7 +89,7 @@ impl Redial {
         let good = since.is_none_or(|since| now.saturating_duration_since(since) >= GOOD_LIFE);
         let wait = match tries.losses {
             before if !good && before > 0 => wait(before - 1, jitter),
-            _ => SPREAD.mul_f64(jitter),
+            _ => LOSS_SPREAD.mul_f64(jitter),
         };
         tries.losses = if good { 0 } else { tries.losses.saturating_add(1) };
         self.timers.set(peer, now + wait);
@@ -121,7 +122,7 @@ impl Redial {
 
     /// The network changed: all that wait are tried again soon.
     pub(super) fn network_changed(&mut self, now: Instant, mut jitter: impl FnMut() -> f64) {
-        let spread = SPREAD_OF_ONE.saturating_mul(self.timers.len() as u32).min(SPREAD);
+        let spread = CHANGE_SPREAD.saturating_mul(self.timers.len() as u32).min(SPREAD);
         for (peer, tries) in &mut self.peers {
             (tries.failures, tries.losses) = (0, 0);
             let soon = now + spread.mul_f64(jitter());
@@ -212,7 +213,7 @@ mod tests {
         redial.hint(peer, now);
         assert_eq!(redial.next(), None);
         redial.lost(peer, now, 0.5);
-        assert_eq!(redial.next(), Some(now + secs(0.5)));
+        assert_eq!(redial.next(), Some(now + LOSS_SPREAD / 2));
     }
 
     #[test]

@@ -226,8 +226,11 @@ async fn strike(plan: &Plan, case: Case, relays: &mut Relays, sites: &mut [Site;
 }
 
 async fn observe(result: &mut Result, traffic: &[Traffic; 2], case: Case, moment: Instant) {
+    // After a time without any, the first that comes is one that has waited.
+    let outage = matches!(case.fault, Fault::RelayReboot | Fault::LineOut | Fault::Unplugged);
+    let flows = |one: &Traffic| if outage { one.comes_after(moment) } else { one.flows_after(moment) };
     while moment.elapsed() < RECOVERS {
-        result.flows = [traffic[0].flows_after(moment), traffic[1].flows_after(moment)];
+        result.flows = [flows(&traffic[0]), flows(&traffic[1])];
         if result.flows.iter().all(Option::is_some) {
             break;
         }

@@ -1,6 +1,6 @@
 //! Relays come and go, and this node is one.
 
-use std::io;
+use std::{io, time::Duration};
 
 use libp2p::{PeerId, core::transport::ListenerId, relay, swarm::ConnectionId};
 use tokio::{sync::oneshot, time::Instant};
@@ -50,7 +50,9 @@ impl Task {
     pub(in crate::swarm) fn tend_relays(&mut self, now: Instant) {
         while let Some(step) = self.relays.client.step(now) {
             match step {
-                Step::Dial { relay, kind, addresses } => self.dial_relay(relay, kind, addresses, now),
+                Step::Dial { relay, kind, addresses, within } => {
+                    self.dial_relay(relay, kind, addresses, within, now);
+                }
                 Step::Reserve { relay, at } => {
                     let listener =
                         self.swarm.listen_on(at).inspect_err(|error| debug!(%relay, %error, "no reservation"));
@@ -62,11 +64,22 @@ impl Task {
         }
     }
 
-    fn dial_relay(&mut self, relay: PeerId, kind: Kind, addresses: Vec<libp2p::Multiaddr>, now: Instant) {
+    fn dial_relay(
+        &mut self,
+        relay: PeerId,
+        kind: Kind,
+        addresses: Vec<libp2p::Multiaddr>,
+        within: Option<Duration>,
+        now: Instant,
+    ) {
         let options = crate::swarm::dial::options(relay, addresses.clone());
         let id = options.connection_id();
         self.scope.show_port(&addresses);
-        match self.swarm.dial(options) {
+        let begun = match within {
+            Some(time) => self.scope.within_time(time, || self.swarm.dial(options)),
+            None => self.swarm.dial(options),
+        };
+        match begun {
             Ok(()) => {
                 self.reach.dial_begun(addresses.iter(), now);
                 let group = self.pending.new_group();

@@ -15,6 +15,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
@@ -34,22 +35,40 @@ const MAX_SERVERS: usize = 512;
 
 type Output = (PeerId, StreamMuxerBox);
 
-/// Says which dials end together. A swarm starts the dials of all addresses
-/// within its `dial`.
+/// Says which dials end together, or early. A swarm starts the dials of all
+/// addresses within its `dial`.
 #[derive(Debug, Clone, Default)]
 pub(in crate::swarm) struct Scope(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
     /// Of the dials that begin.
-    token: Option<CancellationToken>,
+    limit: Option<Limit>,
     servers: HashSet<Multiaddr>,
+}
+
+/// What ends a dial before the transport does.
+#[derive(Debug, Clone)]
+enum Limit {
+    /// It is not needed any more.
+    Token(CancellationToken),
+    /// It takes too long.
+    Time(Duration),
 }
 
 impl Scope {
     /// Dials begun within `begin` end when the token is cancelled.
     pub(super) fn within<T>(&self, token: &CancellationToken, begin: impl FnOnce() -> T) -> T {
-        self.set(Some(token.clone()));
+        self.limited(Limit::Token(token.clone()), begin)
+    }
+
+    /// Dials begun within `begin` fail after this time.
+    pub(in crate::swarm) fn within_time<T>(&self, time: Duration, begin: impl FnOnce() -> T) -> T {
+        self.limited(Limit::Time(time), begin)
+    }
+
+    fn limited<T>(&self, limit: Limit, begin: impl FnOnce() -> T) -> T {
+        self.set(Some(limit));
         let result = begin();
         self.set(None);
         result
@@ -71,12 +90,12 @@ impl Scope {
         is_quic(address) || is_circuit(address) || self.lock().servers.contains(&without_peer(address))
     }
 
-    fn set(&self, token: Option<CancellationToken>) {
-        self.lock().token = token;
+    fn set(&self, limit: Option<Limit>) {
+        self.lock().limit = limit;
     }
 
-    fn current(&self) -> Option<CancellationToken> {
-        self.lock().token.clone()
+    fn current(&self) -> Option<Limit> {
+        self.lock().limit.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -111,13 +130,22 @@ impl Transport for Scoped {
     }
 
     fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
-        let Some(token) = self.scope.current() else {
-            let port_use = if self.scope.shows_port(&address) { options.port_use } else { PortUse::New };
-            return Ok(self.inner.dial(address, DialOpts { port_use, ..options })?.boxed());
-        };
-        let dial = self.inner.dial(address, options)?;
+        let limit = self.scope.current();
+        let punches = matches!(limit, Some(Limit::Token(_)));
+        let port_use =
+            if punches || self.scope.shows_port(&address) { options.port_use } else { PortUse::New };
+        let dial = self.inner.dial(address, DialOpts { port_use, ..options })?;
         let given_up = || io::Error::new(io::ErrorKind::Interrupted, "given up: no longer needed");
-        Ok(async move { token.run_until_cancelled(dial).await.unwrap_or_else(|| Err(given_up())) }.boxed())
+        let late = || io::Error::new(io::ErrorKind::TimedOut, "timed out");
+        Ok(match limit {
+            None => dial.boxed(),
+            Some(Limit::Token(token)) => {
+                async move { token.run_until_cancelled(dial).await.unwrap_or_else(|| Err(given_up())) }.boxed()
+            }
+            Some(Limit::Time(time)) => {
+                async move { tokio::time::timeout(time, dial).await.unwrap_or_else(|_| Err(late())) }.boxed()
+            }
+        })
     }
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {

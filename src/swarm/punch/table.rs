@@ -724,6 +724,21 @@ mod tests {
     }
 
     #[test]
+    fn a_direct_connection_that_is_doubted_is_none() {
+        let mut side = Side::new(false);
+        let (circuit, direct) = (ConnectionId::new_unchecked(1), ConnectionId::new_unchecked(2));
+        let address: Multiaddr = "/ip4/192.0.2.2/udp/4001/quic-v1".parse().unwrap();
+        side.punches.direct_up(side.peer, direct, &address, false, side.now);
+        assert!(side.punches.accept(side.peer, circuit, false, side.now).is_none(), "the peer may not know of it yet");
+        side.punches.doubt(side.peer, direct, true, side.now);
+        assert!(side.punches.next().is_some(), "begins anew");
+        side.punches.doubt(side.peer, direct, false, side.now);
+        assert_eq!(side.punches.next(), None);
+        side.now += KNOWN;
+        assert!(side.punches.accept(side.peer, circuit, false, side.now).is_some(), "the peer lost it");
+    }
+
+    #[test]
     fn a_change_starts_over() {
         let mut side = Side::new(true);
         for _ in 0..5 {

@@ -21,6 +21,10 @@ pub(super) const SLOW: Duration = Duration::from_millis(1500);
 /// A relay that does not answer within this is not there any more, though its
 /// connection may be.
 const ANSWER: Duration = Duration::from_secs(2);
+/// Time for one dial of a relay that was connected: it takes four round trips.
+const HURRY: Duration = Duration::from_millis(2500);
+/// After this the relay may have become slower.
+const HURRY_FOR: Duration = Duration::from_secs(120);
 /// A reservation may have ended because its connection did, of which this node
 /// hears in a moment.
 pub(super) const GAP: Duration = Duration::from_millis(50);
@@ -39,8 +43,9 @@ pub(in crate::swarm) enum Kind {
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::swarm) enum Step {
-    /// Dial, and tell of it by [`Client::dialling`].
-    Dial { relay: PeerId, kind: Kind, addresses: Vec<Multiaddr> },
+    /// Dial, for no longer than this if it says so, and tell of it by
+    /// [`Client::dialling`].
+    Dial { relay: PeerId, kind: Kind, addresses: Vec<Multiaddr>, within: Option<Duration> },
     /// Listen at this circuit, and tell of it by [`Client::asked`].
     Reserve { relay: PeerId, at: Multiaddr },
     /// Keep the connections with a relay although nothing runs on them, or no
@@ -65,6 +70,8 @@ pub(super) struct Relay {
     pub(super) reservation: Reservation,
     /// Of asking for a reservation.
     pub(super) patience: Patience,
+    /// It was connected before.
+    pub(super) known: bool,
     /// It is to be used.
     pub(super) engaged: bool,
     /// Since when it is to be used and not connected.
@@ -156,6 +163,7 @@ impl Relay {
             legs: [Leg::default(), Leg::default()],
             reservation: Reservation::None,
             patience: Patience::default(),
+            known: false,
             engaged: false,
             waiting_since: None,
             doubtful: false,
@@ -216,7 +224,7 @@ impl Relay {
         for kind in [Kind::Quic, Kind::Tcp] {
             if self.lacks(kind) && self.legs[kind as usize].patience.is_over(now) {
                 let addresses = self.all_addresses().into_iter().filter(|address| Kind::of(address) == kind).collect();
-                return Some(Step::Dial { relay, kind, addresses });
+                return Some(Step::Dial { relay, kind, addresses, within: self.hurry(kind, now) });
             }
         }
         if !self.wants_reservation() || !self.patience.is_over(now) {
@@ -227,6 +235,13 @@ impl Relay {
         self.told_with.clear();
         self.reservation = Reservation::Asked { listener: None, on: first.id, since: now };
         Some(Step::Reserve { relay, at })
+    }
+
+    /// How long one dial of a relay may take that was there a while ago: the
+    /// pauses of one that gets no answer grow longer than those between dials.
+    fn hurry(&self, kind: Kind, now: Instant) -> Option<Duration> {
+        let hurry = self.known && self.legs[kind as usize].patience.lasts(now) < HURRY_FOR;
+        hurry.then_some(HURRY)
     }
 
     /// A connection on which nothing came back: libp2p would wait for a minute,

@@ -127,6 +127,7 @@ impl Client {
         let Some(relay) = self.get_mut(&peer) else { return };
         relay.connections.push(Contact { id, address: address.clone(), since: now, health: Health::Fine });
         relay.waiting_since = None;
+        relay.known = true;
         for leg in &mut relay.legs {
             leg.dialling.take_if(|dialling| *dialling == id);
             // What answers on one transport is likely there on the other.

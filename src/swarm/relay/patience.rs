@@ -9,9 +9,9 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// Longest wait.
 const LONGEST: Duration = Duration::from_secs(60);
 /// A wait is this part of the time that the trouble has lasted: a relay that
-/// comes back after a minute is noticed within ten seconds, one that is away
+/// comes back after a minute is noticed within five seconds, one that is away
 /// for a day is asked once a minute.
-const PART: u32 = 8;
+const PART: u32 = 16;
 
 /// When to try again. Time and chance are passed in: `jitter` is between 0 and
 /// 1, and makes between three and five quarters of a wait.
@@ -50,6 +50,11 @@ impl Patience {
         self.until.is_none_or(|until| until <= now)
     }
 
+    /// How long the trouble has lasted.
+    pub(super) fn lasts(&self, now: Instant) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
     /// When it may be tried, if that is later.
     pub(super) fn until(&self) -> Option<Instant> {
         self.until
@@ -66,7 +71,7 @@ mod tests {
         let at = |secs: u64| start + Duration::from_secs(secs);
         let mut patience = Patience::default();
         assert!(patience.is_over(start));
-        for (now, wait) in [(0, 1), (4, 1), (16, 2), (80, 10), (480, 60), (10_000, 60)] {
+        for (now, wait) in [(0, 1), (8, 1), (32, 2), (160, 10), (960, 60), (10_000, 60)] {
             patience.failed(at(now), 0.5);
             assert_eq!(patience.until(), Some(at(now + wait)), "{now}");
             assert!(!patience.is_over(at(now)) && patience.is_over(at(now + wait)));

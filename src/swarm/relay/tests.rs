@@ -6,7 +6,7 @@ use libp2p::{Multiaddr, PeerId, core::transport::ListenerId, swarm::ConnectionId
 use tokio::time::Instant;
 
 use super::{
-    candidate::{CircuitLimit, Kind, Step},
+    candidate::{CircuitLimit, Health, Kind, Step},
     client::{Change, Client},
 };
 use crate::node::{PeerAddresses, RelayState};
@@ -52,7 +52,7 @@ impl World {
     fn steps(&mut self) {
         while let Some(step) = self.client.step(self.now) {
             match step {
-                Step::Dial { relay, kind, addresses } => {
+                Step::Dial { relay, kind, addresses, .. } => {
                     assert!(!addresses.is_empty());
                     let id = self.id();
                     self.client.dialling(relay, kind, id);
@@ -199,7 +199,7 @@ fn a_relay_that_was_away_for_long_is_asked_ever_less_often() {
         world.now = next.max(world.now);
         world.steps();
     }
-    assert!((40..120).contains(&tries), "{tries}");
+    assert!((80..200).contains(&tries), "{tries}");
     world.client.network_changed();
     world.steps();
     assert_eq!(world.dials.len(), 2, "at once");
@@ -320,4 +320,46 @@ fn connections_are_kept_as_long_as_the_relay_is_wanted() {
     world.client.stop();
     world.pass(100_000);
     assert_eq!(world.client.next(world.now), None);
+}
+
+#[test]
+fn a_silent_connection_is_replaced_and_closed() {
+    let mut world = World::new(1);
+    let (quic, tcp, _) = world.hold(0);
+    let relay = world.relays[0];
+    for id in [quic, tcp] {
+        world.client.health(&relay, id, Health::Silent);
+    }
+    world.steps();
+    assert!(world.closed.is_empty(), "none of them is known to work");
+    let again = world.connect(0, Kind::Quic);
+    assert_eq!(world.closed, [quic, tcp]);
+    assert_eq!(world.close(0, quic), Some(Change::Lost));
+    world.close(0, tcp);
+    assert!(world.dialled(0, Kind::Tcp).is_some(), "at once");
+    world.grant(0);
+    world.client.health(&relay, again, Health::Asked);
+    world.client.health(&relay, again, Health::Fine);
+    world.pass(10_000);
+    assert_eq!((world.closed.len(), world.states()[0]), (2, RelayState::Reserved));
+}
+
+#[test]
+fn only_relays_that_were_there_a_while_ago_are_dialled_in_haste() {
+    let relay = PeerId::random();
+    let settings = PeerAddresses { peer: relay, addresses: vec![address(0, Kind::Quic)] };
+    let mut client = Client::new(PeerId::random(), &[settings]);
+    let mut now = Instant::now();
+    let within = |step| match step {
+        Some(Step::Dial { within, .. }) => within,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(within(client.step(now)), None);
+    let id = ConnectionId::new_unchecked(1);
+    client.connected(relay, id, &address(0, Kind::Quic), now);
+    now += Duration::from_secs(60);
+    client.closed(relay, id, now, 0.5);
+    assert!(within(client.step(now)).is_some());
+    now += Duration::from_secs(600);
+    assert_eq!(within(client.step(now)), None, "it may have become slower");
 }
