@@ -132,8 +132,7 @@ impl Transport for Scoped {
     fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
         let limit = self.scope.current();
         let punches = matches!(limit, Some(Limit::Token(_)));
-        let port_use =
-            if punches || self.scope.shows_port(&address) { options.port_use } else { PortUse::New };
+        let port_use = if punches || self.scope.shows_port(&address) { options.port_use } else { PortUse::New };
         let dial = self.inner.dial(address, DialOpts { port_use, ..options })?;
         let given_up = || io::Error::new(io::ErrorKind::Interrupted, "given up: no longer needed");
         let late = || io::Error::new(io::ErrorKind::TimedOut, "timed out");
