@@ -120,6 +120,9 @@ impl Task {
         stream: Stream,
         now: Instant,
     ) {
+        if !self.punches.is_running(&peer, attempt) {
+            return debug!(%peer, "the peer was faster to begin an exchange");
+        }
         match self.exchanges.slots.clone().try_acquire_owned() {
             Ok(slot) => self.exchange(peer, attempt, true, stock, stream, (slot, None), now),
             Err(_) => self.punch_refused(peer, attempt, None, now),

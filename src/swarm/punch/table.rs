@@ -51,6 +51,9 @@ const HOPELESS_WAIT: usize = 3;
 /// How long the side that did not dial waits for the other to lead. Twice a
 /// slow relay's round trip.
 const GRACE: Duration = Duration::from_millis(1500);
+/// So long after an exchange began here, one of the peer's may have begun
+/// before it heard of that. Twice a slow relay's round trip.
+const CROSSING: Duration = Duration::from_millis(1500);
 /// Between the rounds of one peer, whatever happens.
 const LEAST_WAIT: Duration = Duration::from_millis(50);
 /// From one change that starts rounds over to the next.
@@ -259,8 +262,10 @@ impl Punches {
         if !relayed || !entry.is_direct_lost(now) || (!entry.interest.wanted && strangers >= MAX_STRANGERS) {
             return None;
         }
-        // Both began at once: the lower id leads.
-        if first && entry.attempt.as_ref().is_some_and(|attempt| attempt.leader && attempt.plan.is_none()) && !stock {
+        // Both began at once: the lower id leads. Were it to follow, too, both
+        // would wait for the other to dial.
+        let crossed = |attempt: &Attempt| attempt.leader && (attempt.plan.is_none() || now < attempt.begun + CROSSING);
+        if first && entry.attempt.as_ref().is_some_and(crossed) && !stock {
             return None;
         }
         if !entry.interest.wanted && !self.strangers.take(now.into_std()) {
@@ -277,6 +282,11 @@ impl Punches {
         entry.begin(Attempt::new(self.last_attempt, false, stock, round, now), now);
         self.rearm(peer);
         Some(self.last_attempt)
+    }
+
+    /// Whether an exchange has not been replaced by another.
+    pub(super) fn is_running(&self, peer: &PeerId, attempt: u64) -> bool {
+        self.peers.get(peer).and_then(|entry| entry.attempt.as_ref()).is_some_and(|running| running.id == attempt)
     }
 
     /// The exchange begins: what this side brings, and where the peer was found
@@ -665,6 +675,33 @@ mod tests {
         fn rounds(&self) -> Vec<PunchView> {
             self.punches.rounds(&self.peer, self.now)
         }
+    }
+
+    #[test]
+    fn of_two_that_begin_at_once_the_lower_id_leads() {
+        let side = |first: bool| loop {
+            let side = Side::new(true);
+            if (side.punches.local.to_bytes() < side.peer.to_bytes()) == first {
+                return side;
+            }
+        };
+        for first in [true, false] {
+            let mut side = side(first);
+            let (attempt, _) = side.led(Duration::ZERO).unwrap();
+            assert!(side.punches.is_running(&side.peer, attempt));
+            // The peer answered, and had begun itself before it did.
+            side.agree(attempt, Mapping::EndpointIndependent);
+            let on = ConnectionId::new_unchecked(1);
+            let other = side.punches.accept(side.peer, on, false, side.now);
+            assert_eq!(other.is_none(), first);
+            assert_eq!(side.punches.is_running(&side.peer, attempt), first);
+        }
+        let mut side = side(true);
+        let (attempt, _) = side.led(Duration::ZERO).unwrap();
+        side.agree(attempt, Mapping::EndpointIndependent);
+        side.now += CROSSING;
+        let on = ConnectionId::new_unchecked(1);
+        assert!(side.punches.accept(side.peer, on, false, side.now).is_some(), "it began anew");
     }
 
     #[test]
