@@ -6,9 +6,9 @@
 //! the key's owner, and servers take a record only from the peer whose id it is
 //! under: nobody can push another out of its place.
 //!
-//! [`behaviour`] wraps libp2p's Kademlia, [`store`] keeps the records of others,
-//! [`own`] gathers what others are told, [`publish`] says when, [`announce`] tells it, [`lookup`] keeps
-//! the searches under way.
+//! `behaviour` wraps libp2p's Kademlia, `store` keeps the records of others,
+//! `own` gathers what others are told, `publish` says when, `announce` tells it,
+//! `lookup` keeps the searches under way.
 
 pub(super) mod announce;
 pub(super) mod behaviour;
