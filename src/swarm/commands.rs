@@ -61,7 +61,7 @@ impl Task {
         if let Some(info) = self.peers.get(&peer).and_then(|entry| entry.info(peer)).filter(|_| !anew) {
             return self.serve(waiter, info, true);
         }
-        let Some(waiter) = self.share_dial(&target, waiter) else { return };
+        let Some(waiter) = self.share_dial(&target, waiter, now) else { return };
         if !self.pending.has_room_for_dial() {
             return waiter.fail(NodeError::Limit("too many dials are under way; try again later".to_owned()));
         }
@@ -92,10 +92,12 @@ impl Task {
 
     /// Lets a caller wait for a dial under way; gives it back if there is none
     /// that tries the same.
-    fn share_dial(&mut self, target: &DialTarget, waiter: Waiter) -> Option<Waiter> {
+    fn share_dial(&mut self, target: &DialTarget, waiter: Waiter, now: Instant) -> Option<Waiter> {
         match target {
-            DialTarget::Peer(peer) => self.pending.join(*peer, None, waiter).err(),
-            DialTarget::Address(peer, address) => self.pending.join(*peer, Some(&without_peer(address)), waiter).err(),
+            DialTarget::Peer(peer) => self.pending.join_young(*peer, None, waiter, now).err(),
+            DialTarget::Address(peer, address) => {
+                self.pending.join_young(*peer, Some(&without_peer(address)), waiter, now).err()
+            }
             // One under way may not try all of them.
             DialTarget::Addresses { .. } => Some(waiter),
         }

@@ -1,6 +1,6 @@
 //! What was begun and has no answer yet.
 
-use std::{collections::HashMap, io};
+use std::{collections::HashMap, io, time::Duration};
 
 use libp2p::{Multiaddr, PeerId, Stream, swarm::ConnectionId};
 use tokio::{sync::oneshot, time::Instant};
@@ -17,6 +17,8 @@ use crate::node::{Connected, DIAL_DEADLINE, DialAttempt, NodeError, Pong};
 
 /// Dials at once; past this a command is refused and a redial waits.
 const MAX_DIALS: usize = 256;
+/// For so long others may wait for a dial that began.
+const YOUNG: Duration = Duration::from_secs(1);
 /// Commands that wait for a dial or a ping.
 const MAX_WAITERS: usize = 1024;
 
@@ -157,6 +159,28 @@ impl Pending {
         let Some(dial) = self.dials.values_mut().find(fits) else { return Err(waiter) };
         dial.waiters.push(waiter);
         Ok(())
+    }
+
+    /// As [`Self::join`], if the dial began a moment ago: one that has hung for
+    /// long may have begun before the peer was there, and sends ever less often.
+    pub(super) fn join_young(
+        &mut self,
+        peer: PeerId,
+        address: Option<&Multiaddr>,
+        waiter: Waiter,
+        now: Instant,
+    ) -> Result<(), Waiter> {
+        let is_young =
+            |id: &ConnectionId| self.deadlines.get(id).is_some_and(|deadline| deadline + YOUNG >= now + DIAL_DEADLINE);
+        let fits = |dial: &Dial| dial.peer == peer && address.is_none_or(|a| dial.addresses.contains(a));
+        let young = self.dials.iter().find(|(id, dial)| is_young(id) && fits(dial)).map(|(id, _)| *id);
+        match young.and_then(|id| self.dials.get_mut(&id)) {
+            Some(dial) => {
+                dial.waiters.push(waiter);
+                Ok(())
+            }
+            None => Err(waiter),
+        }
     }
 
     /// Whether a dial of the peer is under way.
