@@ -133,7 +133,6 @@ pub(super) fn relay(view: RelayView) -> proto::Relay {
         state: state.into(),
         connections: view.connections,
         rtt_ms: float_millis(view.rtt),
-        reserved_ms: view.reserved_for.map_or(0, millis),
         max_circuit_ms: view.max_circuit_duration.map_or(0, millis),
         max_circuit_bytes: view.max_circuit_bytes.unwrap_or(0),
         detail: view.detail,

@@ -164,7 +164,6 @@ pub(super) fn relay_line(relay: &Relay) -> String {
     };
     let mut notes = vec![state.to_owned()];
     notes.extend((relay.rtt_ms > 0.0).then(|| rtt(relay.rtt_ms)));
-    notes.extend((relay.reserved_ms > 0).then(|| format!("for {} more", duration(relay.reserved_ms))));
     if relay.state == i32::from(RelayState::Reserved) {
         notes.push(limits(relay.max_circuit_bytes, relay.max_circuit_ms));
     }
@@ -297,7 +296,7 @@ B: is so
         };
         let expected = "everyone: 2 of 1,024 reservations, 1 of 256 connections, at most 1h 0m a connection, 3 refused";
         assert_eq!(serving_line(&serving), expected);
-        let relay = Relay { state: RelayState::Reserved.into(), rtt_ms: 12.0, reserved_ms: 60_000, ..Relay::default() };
-        assert_eq!(relay_line(&relay), "ok    (reserved, 12.00 ms, for 1m 0s more, without limits)");
+        let relay = Relay { state: RelayState::Reserved.into(), rtt_ms: 12.0, ..Relay::default() };
+        assert_eq!(relay_line(&relay), "ok    (reserved, 12.00 ms, without limits)");
     }
 }

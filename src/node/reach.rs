@@ -210,8 +210,6 @@ pub struct RelayView {
     pub connections: u32,
     /// Last measured.
     pub rtt: Option<Duration>,
-    /// The reservation is good for so long still.
-    pub reserved_for: Option<Duration>,
     /// Longest that a circuit may live; `None`: no limit.
     pub max_circuit_duration: Option<Duration>,
     /// Bytes that a circuit may carry each way; `None`: no limit.

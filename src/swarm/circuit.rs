@@ -14,7 +14,6 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
@@ -29,7 +28,7 @@ use libp2p::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::relay::{candidate::CircuitLimit, meter::Meter};
+use super::relay::meter::Meter;
 use crate::wire::circuit::{answer, connect};
 
 /// The protocol of circuit relay v2 between a client and its relay.
@@ -162,8 +161,7 @@ impl Circuit {
                 let rest = Bytes::from(came.split_off(length));
                 self.state = State::Open(rest);
                 if let Some(meter) = &self.meter {
-                    let duration = (limit.seconds > 0).then(|| Duration::from_secs(limit.seconds.into()));
-                    meter.set_limit(CircuitLimit { duration, bytes: (limit.bytes > 0).then_some(limit.bytes) });
+                    meter.set_limit(limit);
                 }
             }
         }

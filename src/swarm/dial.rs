@@ -234,7 +234,7 @@ impl Task {
     /// Another dial of the same peer may still lead to it.
     fn wait_for_others(&mut self, peer: PeerId, waiters: Vec<Waiter>, elsewhere: bool, failure: &NodeError) {
         for waiter in waiters {
-            let left = if elsewhere { self.pending.join(peer, None, waiter).err() } else { Some(waiter) };
+            let left = if elsewhere { self.pending.join(peer, waiter).err() } else { Some(waiter) };
             if let Some(waiter) = left {
                 waiter.fail(failure.clone());
             }

@@ -152,17 +152,15 @@ impl Pending {
         Self { dials: HashMap::new(), deadlines: Timers::new(), streams: HashMap::new(), last_token: 0, last_group: 0 }
     }
 
-    /// Lets a caller wait for a dial under way: of any address of the peer, or
-    /// of the one given. The waiter comes back if there is no such dial.
-    pub(super) fn join(&mut self, peer: PeerId, address: Option<&Multiaddr>, waiter: Waiter) -> Result<(), Waiter> {
-        let fits = |dial: &&mut Dial| dial.peer == peer && address.is_none_or(|a| dial.addresses.contains(a));
-        let Some(dial) = self.dials.values_mut().find(fits) else { return Err(waiter) };
-        dial.waiters.push(waiter);
-        Ok(())
+    /// Lets a caller wait for a dial of the peer that is under way. The waiter
+    /// comes back if there is none.
+    pub(super) fn join(&mut self, peer: PeerId, waiter: Waiter) -> Result<(), Waiter> {
+        self.join_where(waiter, |_, dial| dial.peer == peer)
     }
 
-    /// As [`Self::join`], if the dial began a moment ago: one that has hung for
-    /// long may have begun before the peer was there, and sends ever less often.
+    /// The same of a dial that began a moment ago, of any address of the peer or
+    /// of the one given: one that has hung for long may have begun before the
+    /// peer was there, and sends ever less often.
     pub(super) fn join_young(
         &mut self,
         peer: PeerId,
@@ -170,17 +168,19 @@ impl Pending {
         waiter: Waiter,
         now: Instant,
     ) -> Result<(), Waiter> {
-        let is_young =
-            |id: &ConnectionId| self.deadlines.get(id).is_some_and(|deadline| deadline + YOUNG >= now + DIAL_DEADLINE);
-        let fits = |dial: &Dial| dial.peer == peer && address.is_none_or(|a| dial.addresses.contains(a));
-        let young = self.dials.iter().find(|(id, dial)| is_young(id) && fits(dial)).map(|(id, _)| *id);
-        match young.and_then(|id| self.dials.get_mut(&id)) {
-            Some(dial) => {
-                dial.waiters.push(waiter);
-                Ok(())
-            }
-            None => Err(waiter),
-        }
+        self.join_where(waiter, |deadline, dial| {
+            let is_young = deadline.is_some_and(|deadline| deadline + YOUNG >= now + DIAL_DEADLINE);
+            is_young && dial.peer == peer && address.is_none_or(|a| dial.addresses.contains(a))
+        })
+    }
+
+    fn join_where(&mut self, waiter: Waiter, fits: impl Fn(Option<Instant>, &Dial) -> bool) -> Result<(), Waiter> {
+        let deadlines = &self.deadlines;
+        let Some((_, dial)) = self.dials.iter_mut().find(|(id, dial)| fits(deadlines.get(id), dial)) else {
+            return Err(waiter);
+        };
+        dial.waiters.push(waiter);
+        Ok(())
     }
 
     /// Whether a dial of the peer is under way.

@@ -3,6 +3,8 @@
 //! Of the hop protocol of circuit relay v2, see
 //! <https://github.com/libp2p/specs/blob/master/relay/circuit-v2.md>.
 
+use std::time::Duration;
+
 use prost::{
     Message,
     encoding::{decode_varint, encoded_len_varint},
@@ -21,10 +23,10 @@ const OK: i32 = 100;
 /// What a relay grants a circuit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CircuitLimit {
-    /// Longest life in seconds; 0: no limit.
-    pub seconds: u32,
-    /// Bytes each way; 0: no limit.
-    pub bytes: u64,
+    /// Longest life; `None`: no limit.
+    pub duration: Option<Duration>,
+    /// Bytes each way; `None`: no limit.
+    pub bytes: Option<u64>,
 }
 
 /// Why there is no circuit.
@@ -105,7 +107,11 @@ pub fn answer(came: &[u8]) -> Result<Option<(CircuitLimit, usize)>, CircuitError
     match message.status.ok_or(CircuitError::Malformed)? {
         OK => {
             let limit = message.limit.unwrap_or_default();
-            let limit = CircuitLimit { seconds: limit.duration.unwrap_or(0), bytes: limit.data.unwrap_or(0) };
+            let duration = limit.duration.filter(|seconds| *seconds > 0);
+            let limit = CircuitLimit {
+                duration: duration.map(|seconds| Duration::from_secs(seconds.into())),
+                bytes: limit.data.filter(|bytes| *bytes > 0),
+            };
             Ok(Some((limit, came.len() - rest.len() + length)))
         }
         201 => Err(CircuitError::LimitExceeded),
@@ -137,7 +143,10 @@ mod tests {
             assert_eq!(answer(&bytes[..cut]), Ok(None), "{cut} of {whole}");
         }
         bytes.extend_from_slice(b"what comes behind");
-        assert_eq!(answer(&bytes), Ok(Some((CircuitLimit { seconds: 120, bytes: 1 << 17 }, whole))));
+        assert_eq!(
+            answer(&bytes),
+            Ok(Some((CircuitLimit { duration: Some(Duration::from_secs(120)), bytes: Some(1 << 17) }, whole)))
+        );
         let unlimited = status(OK, None);
         assert_eq!(answer(&unlimited), Ok(Some((CircuitLimit::default(), unlimited.len()))));
     }

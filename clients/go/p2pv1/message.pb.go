@@ -5763,14 +5763,12 @@ type Relay struct {
 	Connections uint32 `protobuf:"varint,5,opt,name=connections,proto3" json:"connections,omitempty"`
 	// Last measured; 0: not yet.
 	RttMs float64 `protobuf:"fixed64,6,opt,name=rtt_ms,json=rttMs,proto3" json:"rtt_ms,omitempty"`
-	// How long the reservation is good still; it is renewed in time. 0: none.
-	ReservedMs uint64 `protobuf:"varint,7,opt,name=reserved_ms,json=reservedMs,proto3" json:"reserved_ms,omitempty"`
 	// Longest that a connection through it may last; 0: no limit.
-	MaxCircuitMs uint64 `protobuf:"varint,8,opt,name=max_circuit_ms,json=maxCircuitMs,proto3" json:"max_circuit_ms,omitempty"`
+	MaxCircuitMs uint64 `protobuf:"varint,7,opt,name=max_circuit_ms,json=maxCircuitMs,proto3" json:"max_circuit_ms,omitempty"`
 	// Bytes that a connection through it may carry each way; 0: no limit.
-	MaxCircuitBytes uint64 `protobuf:"varint,9,opt,name=max_circuit_bytes,json=maxCircuitBytes,proto3" json:"max_circuit_bytes,omitempty"`
+	MaxCircuitBytes uint64 `protobuf:"varint,8,opt,name=max_circuit_bytes,json=maxCircuitBytes,proto3" json:"max_circuit_bytes,omitempty"`
 	// The last trouble, for a person; may be empty.
-	Detail        string `protobuf:"bytes,10,opt,name=detail,proto3" json:"detail,omitempty"`
+	Detail        string `protobuf:"bytes,9,opt,name=detail,proto3" json:"detail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5843,13 +5841,6 @@ func (x *Relay) GetConnections() uint32 {
 func (x *Relay) GetRttMs() float64 {
 	if x != nil {
 		return x.RttMs
-	}
-	return 0
-}
-
-func (x *Relay) GetReservedMs() uint64 {
-	if x != nil {
-		return x.ReservedMs
 	}
 	return 0
 }
@@ -6829,7 +6820,7 @@ const file_p2p_v1_message_proto_rawDesc = "" +
 	"\n" +
 	"expires_at\x18\x05 \x01(\x03R\texpiresAt\x12\x16\n" +
 	"\x06usable\x18\x06 \x01(\bR\x06usable\x12\x16\n" +
-	"\x06detail\x18\a \x01(\tR\x06detail\"\xcc\x02\n" +
+	"\x06detail\x18\a \x01(\tR\x06detail\"\xab\x02\n" +
 	"\x05Relay\x12\x17\n" +
 	"\apeer_id\x18\x01 \x01(\tR\x06peerId\x12\x1e\n" +
 	"\n" +
@@ -6838,13 +6829,10 @@ const file_p2p_v1_message_proto_rawDesc = "" +
 	"\taddresses\x18\x03 \x03(\tR\taddresses\x12(\n" +
 	"\x05state\x18\x04 \x01(\x0e2\x12.p2p.v1.RelayStateR\x05state\x12 \n" +
 	"\vconnections\x18\x05 \x01(\rR\vconnections\x12\x15\n" +
-	"\x06rtt_ms\x18\x06 \x01(\x01R\x05rttMs\x12\x1f\n" +
-	"\vreserved_ms\x18\a \x01(\x04R\n" +
-	"reservedMs\x12$\n" +
-	"\x0emax_circuit_ms\x18\b \x01(\x04R\fmaxCircuitMs\x12*\n" +
-	"\x11max_circuit_bytes\x18\t \x01(\x04R\x0fmaxCircuitBytes\x12\x16\n" +
-	"\x06detail\x18\n" +
-	" \x01(\tR\x06detail\"\xf5\x02\n" +
+	"\x06rtt_ms\x18\x06 \x01(\x01R\x05rttMs\x12$\n" +
+	"\x0emax_circuit_ms\x18\a \x01(\x04R\fmaxCircuitMs\x12*\n" +
+	"\x11max_circuit_bytes\x18\b \x01(\x04R\x0fmaxCircuitBytes\x12\x16\n" +
+	"\x06detail\x18\t \x01(\tR\x06detail\"\xf5\x02\n" +
 	"\aServing\x12%\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x11.p2p.v1.ServeModeR\x04mode\x12\x16\n" +
 	"\x06active\x18\x02 \x01(\bR\x06active\x12\"\n" +

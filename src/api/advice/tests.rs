@@ -42,7 +42,6 @@ fn relay(state: RelayState, connections: u32, detail: &str) -> RelayView {
         state,
         connections,
         rtt: None,
-        reserved_for: None,
         max_circuit_duration: None,
         max_circuit_bytes: None,
         detail: detail.to_owned(),

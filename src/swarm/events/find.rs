@@ -422,7 +422,7 @@ impl Task {
         }
         if self.dial(peer, new, None, true, now).is_ok() {
             for waiter in self.find.lookups.take_waiters(&peer) {
-                if let Err(waiter) = self.pending.join(peer, None, waiter) {
+                if let Err(waiter) = self.pending.join(peer, waiter) {
                     waiter.fail(NodeError::NoAddress(peer));
                 }
             }
@@ -443,7 +443,7 @@ impl Task {
         finders.into_iter().for_each(|finder| drop(finder.send(Err(error.clone()))));
         let error = failure.unwrap_or(error);
         for waiter in waiters {
-            if let Err(waiter) = self.pending.join(peer, None, waiter) {
+            if let Err(waiter) = self.pending.join(peer, waiter) {
                 waiter.fail(error.clone());
             }
         }

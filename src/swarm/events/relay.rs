@@ -14,12 +14,13 @@ use crate::{
         reach,
         relay::{
             MAX_WAITING, RESERVATION_WAIT,
-            candidate::{CircuitLimit, Kind, Step},
+            candidate::{Kind, Step},
             client::Change,
         },
         task::{Task, is_time},
     },
     types::Route,
+    wire::circuit::CircuitLimit,
 };
 
 impl Task {
@@ -105,8 +106,10 @@ impl Task {
 
     pub(in crate::swarm) fn on_connected_relays(&mut self, peer: PeerId, id: ConnectionId, now: Instant) {
         let Some(connection) = self.peers.get(&peer).and_then(|entry| entry.connection(id)) else { return };
-        let connection_is_circuit = connection.route == Route::Relayed;
-        if !connection_is_circuit {
+        if connection.route == Route::Relayed {
+            self.on_circuit(peer, id, now);
+            self.check_errands(peer, now);
+        } else {
             self.relays.client.connected(peer, id, &connection.address, now);
             if self.relays.keep(&peer) {
                 self.swarm.behaviour_mut().link.keep_alive(peer, id, true);
@@ -115,10 +118,6 @@ impl Task {
             if self.relays.client.keeps(&peer) {
                 self.rescue_all(now);
             }
-        }
-        if connection_is_circuit {
-            self.on_circuit(peer, id, now);
-            self.check_errands(peer, now);
         }
         if let Some(relay) = self.relays.errands.ended(id) {
             self.run_errands(relay, now);
@@ -163,10 +162,10 @@ impl Task {
         use relay::client::Event;
         match event {
             Event::ReservationReqAccepted { relay_peer_id: relay, limit, .. } => {
-                let limit = limit.map_or_else(CircuitLimit::default, |limit| CircuitLimit {
-                    duration: limit.duration(),
-                    bytes: limit.data_in_bytes(),
-                });
+                let limit = CircuitLimit {
+                    duration: limit.and_then(|limit| limit.duration()),
+                    bytes: limit.and_then(|limit| limit.data_in_bytes()),
+                };
                 self.relays.set_limit(relay, limit);
                 if let Some(change) = self.relays.client.reserved(relay, limit) {
                     self.on_reservation(relay, &change);
@@ -178,10 +177,10 @@ impl Task {
                 self.tend_relays(now);
             }
             Event::OutboundCircuitEstablished { relay_peer_id: relay, limit } => {
-                let limit = limit.map_or_else(CircuitLimit::default, |limit| CircuitLimit {
-                    duration: limit.duration(),
-                    bytes: limit.data_in_bytes(),
-                });
+                let limit = CircuitLimit {
+                    duration: limit.and_then(|limit| limit.duration()),
+                    bytes: limit.and_then(|limit| limit.data_in_bytes()),
+                };
                 self.relays.set_limit(relay, limit);
             }
             Event::InboundCircuitEstablished { .. } => {}

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     node::{AddressSource, NatClass, Verdict},
-    swarm::{reach::order, route::route},
+    swarm::route::route,
     types::Route,
 };
 
@@ -50,14 +50,9 @@ impl Reach {
         self.add_known(&mut all);
         self.add_observed(&mut all, now);
         all.sort_by_key(|candidate| (std::cmp::Reverse(candidate.confidence), candidate.transport));
-        let local: Vec<Multiaddr> = order::best_first(&self.listen, &[], &[])
-            .into_iter()
-            .filter(|own| own.route == Route::Lan)
-            .map(|own| own.address)
-            .collect();
-        all.truncate(MAX_CANDIDATES - local.len().min(MAX_LOCAL));
-        for address in local {
-            add(&mut all, address, AddressSource::Interface, Confidence::Likely);
+        all.truncate(MAX_CANDIDATES - self.local.len().min(MAX_LOCAL));
+        for address in &self.local {
+            add(&mut all, address.clone(), AddressSource::Interface, Confidence::Likely);
         }
         all.truncate(MAX_CANDIDATES);
         all

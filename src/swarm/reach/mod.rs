@@ -64,6 +64,8 @@ pub(super) struct Reach {
     /// Direct connections. Bounded by the limits on connections.
     connections: HashMap<ConnectionId, Way>,
     listen: Vec<Multiaddr>,
+    /// Those of the local network, the interface of the default route first.
+    local: Vec<Multiaddr>,
     configured: Vec<Multiaddr>,
     mapped: Vec<Multiaddr>,
     /// Whom the settings name.
@@ -119,6 +121,7 @@ impl Reach {
             verdicts: Verdicts::default(),
             connections: HashMap::new(),
             listen: Vec::new(),
+            local: Vec::new(),
             configured: config.external.iter().map(without_peer).collect(),
             mapped: Vec::new(),
             named,
@@ -132,7 +135,16 @@ impl Reach {
 
     /// The addresses listened on, of all interfaces.
     pub(super) fn set_listen(&mut self, listen: Vec<Multiaddr>) {
-        self.listen = listen;
+        if self.listen != listen {
+            self.listen = listen;
+            self.sort_local();
+        }
+    }
+
+    /// Asks the system for its routes, which is not for every word of a peer.
+    fn sort_local(&mut self) {
+        let own = best_first(&self.listen, &[], &[]).into_iter();
+        self.local = own.filter(|own| own.route == Route::Lan).map(|own| own.address).collect();
     }
 
     /// The addresses that a router forwards to this node now.
@@ -345,6 +357,7 @@ impl Reach {
 
     /// The network may be another one: what was seen and tried says little now.
     pub(super) fn network_changed(&mut self, now: Instant) {
+        self.sort_local();
         self.observed.network_changed();
         self.udp.clear();
         self.verdicts.clear(now);

@@ -9,6 +9,7 @@ use super::patience::Patience;
 use crate::{
     node::{RelayState, RelayView},
     swarm::route::{circuit, is_circuit, is_dialable, is_quic},
+    wire::circuit::CircuitLimit,
 };
 
 /// Addresses kept of one relay from each source that others fill.
@@ -129,13 +130,6 @@ pub(super) struct Held {
     /// Of the connection.
     pub(super) address: Multiaddr,
     pub(super) limit: CircuitLimit,
-}
-
-/// What a relay lets a circuit carry; `None`: no limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::swarm) struct CircuitLimit {
-    pub(in crate::swarm) duration: Option<Duration>,
-    pub(in crate::swarm) bytes: Option<u64>,
 }
 
 impl Kind {
@@ -336,7 +330,6 @@ impl Relay {
             connections: self.connections.len() as u32,
             rtt,
             // libp2p renews it in time and does not tell how long it is good.
-            reserved_for: None,
             max_circuit_duration: limit.duration,
             max_circuit_bytes: limit.bytes,
             detail: self.trouble.clone(),

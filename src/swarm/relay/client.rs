@@ -12,11 +12,12 @@ use libp2p::{Multiaddr, PeerId, core::transport::ListenerId, swarm::ConnectionId
 use tokio::time::Instant;
 
 use super::candidate::{
-    CircuitLimit, Contact, GAP, Health, Held, Kind, MAX_TOLD, Relay, Reservation, SHORT_LIFE, SLOW, Step, is_usable,
+    Contact, GAP, Health, Held, Kind, MAX_TOLD, Relay, Reservation, SHORT_LIFE, SLOW, Step, is_usable,
 };
 use crate::{
     node::{PeerAddresses, RelayView},
     swarm::route::{circuit, relay_of, without_peer},
+    wire::circuit::CircuitLimit,
 };
 
 /// Relays at which this node has a reservation.

@@ -18,8 +18,8 @@ use futures::{AsyncRead, AsyncWrite};
 use libp2p::{PeerId, core::ConnectedPoint, multiaddr::Protocol};
 use tokio::sync::Notify;
 
-use super::candidate::CircuitLimit;
 use crate::swarm::{circuit::Circuit, route::relay_of};
+use crate::wire::circuit::CircuitLimit;
 
 /// Of a limit, after which another circuit is opened: the rest is for what is
 /// on its way.

@@ -26,13 +26,15 @@ use libp2p::{PeerId, swarm::ConnectionId};
 use tokio::{sync::oneshot, time::Instant};
 
 use self::{
-    candidate::CircuitLimit,
     client::Client,
     errands::Errands,
     meter::{Meter, Meters},
     server::Server,
 };
-use crate::node::{PeerAddresses, Reachable};
+use crate::{
+    node::{PeerAddresses, Reachable},
+    wire::circuit::CircuitLimit,
+};
 
 /// Callers that wait for a reservation.
 pub(super) const MAX_WAITING: usize = 64;

@@ -6,10 +6,13 @@ use libp2p::{Multiaddr, PeerId, core::transport::ListenerId, swarm::ConnectionId
 use tokio::time::Instant;
 
 use super::{
-    candidate::{CircuitLimit, Health, Kind, Step},
+    candidate::{Health, Kind, Step},
     client::{Change, Client},
 };
-use crate::node::{PeerAddresses, RelayState};
+use crate::{
+    node::{PeerAddresses, RelayState},
+    wire::circuit::CircuitLimit,
+};
 
 /// A supervisor, with what it has asked for.
 struct World {

@@ -2820,7 +2820,6 @@ class Relay(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     CONNECTIONS_FIELD_NUMBER: _builtins.int
     RTT_MS_FIELD_NUMBER: _builtins.int
-    RESERVED_MS_FIELD_NUMBER: _builtins.int
     MAX_CIRCUIT_MS_FIELD_NUMBER: _builtins.int
     MAX_CIRCUIT_BYTES_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
@@ -2832,8 +2831,6 @@ class Relay(_message.Message):
     """Number of connections with it."""
     rtt_ms: _builtins.float
     """Last measured; 0: not yet."""
-    reserved_ms: _builtins.int
-    """How long the reservation is good still; it is renewed in time. 0: none."""
     max_circuit_ms: _builtins.int
     """Longest that a connection through it may last; 0: no limit."""
     max_circuit_bytes: _builtins.int
@@ -2853,14 +2850,13 @@ class Relay(_message.Message):
         state: Global___RelayState.ValueType = ...,
         connections: _builtins.int = ...,
         rtt_ms: _builtins.float = ...,
-        reserved_ms: _builtins.int = ...,
         max_circuit_ms: _builtins.int = ...,
         max_circuit_bytes: _builtins.int = ...,
         detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "configured", b"configured", "connections", b"connections", "detail", b"detail", "max_circuit_bytes", b"max_circuit_bytes", "max_circuit_ms", b"max_circuit_ms", "peer_id", b"peer_id", "reserved_ms", b"reserved_ms", "rtt_ms", b"rtt_ms", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "configured", b"configured", "connections", b"connections", "detail", b"detail", "max_circuit_bytes", b"max_circuit_bytes", "max_circuit_ms", b"max_circuit_ms", "peer_id", b"peer_id", "rtt_ms", b"rtt_ms", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
