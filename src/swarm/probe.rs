@@ -45,8 +45,6 @@ const RESCUE_INTERVAL: Duration = Duration::from_secs(1);
 const MANY: usize = 4;
 /// Suspicions that proved wrong, each of which doubles the time for an answer.
 const MAX_FALSE_ALARMS: u32 = 4;
-/// The same of a QUIC connection, on which an answer waits for nothing else.
-const MAX_FALSE_ALARMS_QUIC: u32 = 1;
 
 impl Task {
     /// Pings the connections of a trusted peer, or of one that is relayed for,
@@ -226,8 +224,11 @@ impl Task {
 fn patience(entry: &Peer, connection: &Connection) -> Duration {
     let (least, most) = DOUBT;
     let least = if connection.quic || connection.route == Route::Relayed { least } else { TCP_DOUBT };
+    // A way may be slower than that.
+    let most = connection.rtt.map_or(most, |rtt| most.max(rtt * 2));
     let doubt = connection.rtt.map_or(least, |rtt| rtt * ROUND_TRIPS).clamp(least, most);
+    // On QUIC an answer waits for nothing else.
     let free = connection.quic && connection.route != Route::Relayed;
-    let alarms = if free { entry.false_alarms.min(MAX_FALSE_ALARMS_QUIC) } else { entry.false_alarms };
+    let alarms = if free { entry.false_alarms / MAX_FALSE_ALARMS } else { entry.false_alarms };
     doubt.saturating_mul(1 << alarms)
 }

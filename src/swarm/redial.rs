@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::timers::Timers;
 
-/// First wait after a failure.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// First wait after a failure: the peer may be on its way to the same relay.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
 /// Longest wait: a peer that comes back is reached within about a minute.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Dials that cannot be started yet are spread over this time.
@@ -151,7 +151,7 @@ impl Redial {
 
 /// Doubles with every failure; between three and five quarters of it.
 fn wait(failures: u32, jitter: f64) -> Duration {
-    FIRST_WAIT.saturating_mul(1 << failures.min(6)).min(LONGEST_WAIT).mul_f64(0.75 + jitter / 2.0)
+    FIRST_WAIT.saturating_mul(1 << failures.min(8)).min(LONGEST_WAIT).mul_f64(0.75 + jitter / 2.0)
 }
 
 #[cfg(test)]
@@ -168,7 +168,7 @@ mod tests {
         let peer = PeerId::random();
         let mut redial = Redial::new();
         redial.add(peer, now);
-        for expected in [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0] {
+        for expected in [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0] {
             assert_eq!(redial.pop_due(now), Some(peer));
             assert_eq!(redial.pop_due(now), None);
             redial.failed(peer, now, 0.5);
@@ -179,8 +179,8 @@ mod tests {
 
     #[test]
     fn jitter_spreads_by_a_quarter() {
-        assert_eq!(wait(0, 0.0), secs(0.75));
-        assert_eq!(wait(0, 1.0), secs(1.25));
+        assert_eq!(wait(2, 0.0), secs(0.75));
+        assert_eq!(wait(2, 1.0), secs(1.25));
         assert_eq!(wait(u32::MAX, 1.0), secs(75.0));
     }
 
@@ -196,7 +196,7 @@ mod tests {
         redial.hint(peer, now);
         assert_eq!(redial.pop_due(now), Some(peer));
         redial.failed(peer, now, 0.5);
-        assert_eq!(redial.next(), Some(now + secs(1.0)));
+        assert_eq!(redial.next(), Some(now + FIRST_WAIT));
     }
 
     #[test]
@@ -223,7 +223,7 @@ mod tests {
         for _ in 0..10 {
             let peer = PeerId::random();
             redial.add(peer, now);
-            for _ in 0..6 {
+            for _ in 0..8 {
                 redial.failed(peer, now, 0.5);
             }
         }

@@ -186,10 +186,14 @@ impl Attempt {
         }
     }
 
-    /// Whether this side had something to say that the peer can use.
+    /// Whether this side had nothing to say that the peer can use.
     pub(super) fn is_blind(&self) -> bool {
-        let seen = |known: &Candidate| known.kind != CandidateKind::Local;
-        self.mine.as_ref().is_some_and(|mine| !mine.candidates.iter().any(seen))
+        self.mine.as_ref().is_some_and(is_blind)
+    }
+
+    /// The same of the peer.
+    pub(super) fn is_peer_blind(&self) -> bool {
+        self.theirs.as_ref().is_some_and(is_blind)
     }
 
     pub(super) fn is_hopeless(&self) -> bool {
@@ -247,6 +251,12 @@ impl Record {
             outcome: self.outcome.clone(),
         }
     }
+}
+
+/// Whether it holds no address outside the side's own network.
+fn is_blind(offer: &Offer) -> bool {
+    let far = |known: &Candidate| known.kind != CandidateKind::Local || !is_local(known.socket.ip());
+    !offer.candidates.iter().any(far)
 }
 
 /// QUIC addresses at which a peer may be, from what is known of it.

@@ -102,6 +102,8 @@ struct Entry {
     next: Option<Instant>,
     /// Something changed while a round was under way.
     changed: bool,
+    /// A round led here was given up, and the next one follows at once.
+    restarts: bool,
     attempt: Option<Attempt>,
     last_begun: Option<Instant>,
     theirs: Option<Offer>,
@@ -264,8 +266,7 @@ impl Punches {
         }
         // Both began at once: the lower id leads. Were it to follow, too, both
         // would wait for the other to dial.
-        let crossed = |attempt: &Attempt| attempt.leader && (attempt.plan.is_none() || now < attempt.begun + CROSSING);
-        if first && entry.attempt.as_ref().is_some_and(crossed) && !stock {
+        if first && !stock && entry.is_crossed(now) {
             return None;
         }
         if !entry.interest.wanted && !self.strangers.take(now.into_std()) {
@@ -453,6 +454,7 @@ impl Entry {
             waits: 0,
             next: None,
             changed: false,
+            restarts: false,
             attempt: None,
             last_begun: None,
             theirs: None,
@@ -507,6 +509,20 @@ impl Entry {
         self.next = self.next.map(|next| next.max(earliest));
     }
 
+    /// Whether an exchange of the peer's may have begun before it heard of one
+    /// of this side's.
+    fn is_crossed(&self, now: Instant) -> bool {
+        match &self.attempt {
+            // One that had nothing to say begins anew when it has.
+            Some(attempt) => {
+                let fresh = now < attempt.begun + CROSSING && !attempt.is_peer_blind();
+                attempt.leader && (attempt.plan.is_none() || fresh)
+            }
+            // The peer follows the one that was given up for the next.
+            None => self.restarts && self.next.is_some(),
+        }
+    }
+
     /// Rounds begin anew.
     fn start(&mut self, now: Instant) {
         if !self.is_relayed() || !self.interest.wanted {
@@ -528,8 +544,9 @@ impl Entry {
             return;
         }
         match &self.attempt {
-            Some(attempt) if attempt.is_blind() && attempt.leader => {
+            Some(attempt) if attempt.is_blind() && !attempt.stock => {
                 self.changed = true;
+                self.restarts = attempt.leader;
                 self.fail("this node has just learnt its own address".to_owned(), now);
             }
             Some(_) => self.changed = true,
@@ -545,6 +562,7 @@ impl Entry {
         self.attempt = Some(attempt);
         self.last_begun = Some(now);
         self.next = None;
+        self.restarts = false;
     }
 
     /// The peer does not speak one of the protocols. Tells whether the other
@@ -804,6 +822,45 @@ mod tests {
         side.punches.begin(&side.peer, attempt, Offer::default(), &[], side.now);
         side.punches.changed(side.now);
         assert!(side.led(LEAST_WAIT).is_some());
+    }
+
+    #[test]
+    fn the_lead_is_kept_over_a_restart() {
+        for lower in [true, false] {
+            let mut side = Side::new(true);
+            while (side.punches.local.to_bytes() < side.peer.to_bytes()) != lower {
+                side = Side::new(true);
+            }
+            let (attempt, _) = side.led(Duration::ZERO).unwrap();
+            side.punches.begin(&side.peer, attempt, Offer::default(), &[], side.now);
+            side.punches.changed(side.now);
+            // The peer follows what was given up, so nobody would dial.
+            let answered = side.punches.accept(side.peer, ConnectionId::new_unchecked(1), false, side.now);
+            assert_eq!(answered.is_none(), lower);
+            assert_eq!(side.led(LEAST_WAIT).is_some(), lower);
+        }
+    }
+
+    #[test]
+    fn a_follower_that_learns_its_address_leads() {
+        for lower in [true, false] {
+            let mut side = Side::new(false);
+            let mut other = Side::new(true);
+            while (side.punches.local.to_bytes() < side.peer.to_bytes()) != lower {
+                side = Side::new(false);
+            }
+            let on = ConnectionId::new_unchecked(1);
+            let attempt = side.punches.accept(side.peer, on, false, side.now).unwrap();
+            side.punches.begin(&side.peer, attempt, Offer::default(), &[], side.now);
+            side.punches.heard(side.peer, attempt, What::Offer(offer(2, Mapping::None), None), side.now);
+            side.punches.changed(side.now);
+            assert!(side.led(LEAST_WAIT).is_some());
+            // The other side leads a round that cannot come to anything.
+            let (attempt, _) = other.led(Duration::ZERO).unwrap();
+            other.punches.begin(&other.peer, attempt, offer(2, Mapping::None), &[], other.now);
+            other.punches.heard(other.peer, attempt, What::Offer(Offer::default(), None), other.now);
+            assert!(other.punches.accept(other.peer, on, false, other.now).is_some());
+        }
     }
 
     #[test]
