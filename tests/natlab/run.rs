@@ -68,7 +68,9 @@ pub(crate) async fn run(places: &Places<'_>, relays: &[String]) -> Outcome {
     let (from, to) =
         tokio::join!(Node::start_peer(dialler.0, dialler.1, relays), Node::start_peer(peer.0, peer.1, relays));
     let outcome = watched(&from, &to).await;
-    if !outcome.trouble.is_empty() && std::env::var_os("NATLAB_LOGS").is_some() {
+    // "all": not only of runs with trouble.
+    let logs = std::env::var("NATLAB_LOGS").is_ok_and(|which| which == "all" || !outcome.trouble.is_empty());
+    if logs {
         eprintln!("--- dialler {}\n{}--- peer {}\n{}", from.id, from.daemon.log(), to.id, to.daemon.log());
     }
     end(vec![from, to]).await;

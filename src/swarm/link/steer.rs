@@ -5,7 +5,8 @@
 //! link on the best connection, and the other, the *follower*, on the
 //! connection on which the chooser's link came in. A follower that has no link
 //! opens one at once, for its first message should not wait for the chooser's;
-//! it moves there when that comes. One that sees no such link for a while (the
+//! it moves there when that comes, but not from a connection as good before
+//! what it sent first has arrived. One that sees no such link for a while (the
 //! chooser may not trust it) chooses by itself.
 
 use std::time::Duration;
@@ -17,6 +18,10 @@ use crate::{node::LinkId, types::Route};
 
 /// How long a follower waits for the chooser's link before it moves its own.
 const GRACE: Duration = Duration::from_millis(500);
+/// How long a follower's young link stays on a connection as good as the
+/// chooser's: a few slow round trips. What is under way on a link that moves
+/// has to be sent again.
+const SETTLE: Duration = Duration::from_secs(2);
 /// First wait after a link ended or could not be opened.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// Longest wait.
@@ -58,8 +63,12 @@ struct Candidate {
 impl Candidate {
     /// Smaller is better. Of two equals the one in use stays; otherwise the
     /// older one comes first in the list, and `min_by_key` keeps the first.
-    fn rank(&self, used: Option<ConnectionId>) -> (bool, Route, bool, bool, bool) {
-        (self.doubted, self.route, self.worn, !self.quic, used != Some(self.id))
+    fn rank(&self, used: Option<ConnectionId>) -> (impl Ord + use<>, bool) {
+        (self.quality(), used != Some(self.id))
+    }
+
+    fn quality(&self) -> impl Ord + use<> {
+        (self.doubted, self.route, self.worn, !self.quic)
     }
 }
 
@@ -235,6 +244,9 @@ impl Steer {
         if !self.chooser && self.followed.is_none() && self.open.is_some() && now < self.grace {
             return Step::Wait(self.grace);
         }
+        if let Some(settled) = self.settles(target).filter(|settled| now < *settled) {
+            return Step::Wait(settled);
+        }
         if let Some(retry) = &self.retry
             && retry.connection == target
             && now < retry.at
@@ -243,6 +255,13 @@ impl Steer {
         }
         self.opening = Some(target);
         Step::Open(target)
+    }
+
+    /// Until when a link that moves to an equal connection stays where it is.
+    fn settles(&self, target: ConnectionId) -> Option<Instant> {
+        let quality = |id| self.connections.iter().find(|c| c.id == id).map(Candidate::quality);
+        let open = self.open.as_ref()?;
+        (quality(open.connection) == quality(target)).then(|| open.since + SETTLE)
     }
 
     fn back_off(&mut self, connection: ConnectionId, now: Instant, jitter: f64) {
@@ -379,6 +398,27 @@ mod tests {
         steer.opened(id(2), LinkId(2), now);
         steer.inbound(id(1));
         assert_eq!(steer.step(now), Step::Open(id(1)));
+    }
+
+    #[test]
+    fn a_follower_settles_before_it_moves_to_an_equal_connection() {
+        let now = Instant::now();
+        let mut steer = steer(false, now);
+        steer.connected(id(1), Route::Relayed, true, now);
+        assert_eq!(steer.step(now), Step::Open(id(1)));
+        steer.opened(id(1), LinkId(1), now);
+        steer.connected(id(2), Route::Relayed, true, now);
+        steer.inbound(id(2));
+        assert_eq!(steer.step(now), Step::Wait(now + SETTLE));
+        assert_eq!(steer.step(now + SETTLE), Step::Open(id(2)));
+        steer.opened(id(2), LinkId(2), now + SETTLE);
+        // The chooser may know that the better one is dead.
+        steer.connected(id(3), Route::Direct, true, now);
+        steer.inbound(id(3));
+        assert_eq!(steer.step(now + SETTLE), Step::Open(id(3)));
+        steer.opened(id(3), LinkId(3), now + SETTLE);
+        steer.inbound(id(1));
+        assert_eq!(steer.step(now + SETTLE), Step::Open(id(1)));
     }
 
     #[test]
