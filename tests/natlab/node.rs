@@ -79,9 +79,19 @@ impl Node {
         self.client.clone().status(proto::StatusRequest {}).await.unwrap().into_inner()
     }
 
-    /// Puts another node into the address book, by its id alone.
+    /// Puts another node into the address book, by its id alone, and has it
+    /// connected from now on.
     pub(crate) async fn trust(&self, id: &str) {
-        let request = proto::AddPeerRequest { peer: id.to_owned(), ..proto::AddPeerRequest::default() };
+        self.add(id, true).await;
+    }
+
+    /// The same, but nothing is done before somebody sends.
+    pub(crate) async fn admit(&self, id: &str) {
+        self.add(id, false).await;
+    }
+
+    async fn add(&self, id: &str, pinned: bool) {
+        let request = proto::AddPeerRequest { peer: id.to_owned(), pinned: Some(pinned), ..Default::default() };
         self.client.clone().add_peer(request).await.unwrap();
     }
 
@@ -100,6 +110,22 @@ impl Node {
             tokio::time::sleep(POLL).await;
         }
     }
+
+    /// Waits until it has reserved where it will, and told where it is; not for
+    /// longer than that.
+    pub(crate) async fn settle(&self, patience: Duration) {
+        let begin = Instant::now();
+        while begin.elapsed() < patience && !is_settled(&self.status().await) {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+/// Whether a node that others can reach has done what it does at its start.
+fn is_settled(status: &StatusResponse) -> bool {
+    use proto::{NodeState, RelayState};
+    let busy = |relay: &proto::Relay| matches!(relay.state(), RelayState::Connecting | RelayState::Reserving);
+    status.states().any(|state| state == NodeState::Published) && !status.relays.iter().any(busy)
 }
 
 /// Ends daemons gently, so that others notice at once.

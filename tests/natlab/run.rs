@@ -15,6 +15,8 @@ use crate::{
 
 /// Longest that a daemon takes until others can reach it.
 const REACHABLE: Duration = Duration::from_secs(20);
+/// Longest that it is busy with its start after that.
+const SETTLED: Duration = Duration::from_secs(3);
 /// Longest from the dial to a direct connection.
 const DIRECT: Duration = Duration::from_secs(20);
 /// Between two looks.
@@ -79,7 +81,7 @@ pub(crate) async fn run(places: &Places<'_>, relays: &[String]) -> Outcome {
 
 async fn watched(from: &Node, to: &Node) -> Outcome {
     let mut outcome = Outcome::default();
-    tokio::join!(from.trust(&to.id), to.trust(&from.id));
+    tokio::join!(from.admit(&to.id), to.admit(&from.id));
     let online = tokio::join!(from.reachable(REACHABLE), to.reachable(REACHABLE));
     for (n, online) in [online.0, online.1].into_iter().enumerate() {
         match online {
@@ -87,6 +89,8 @@ async fn watched(from: &Node, to: &Node) -> Outcome {
             Err(why) => outcome.trouble.push(format!("not reachable in time: {why}")),
         }
     }
+    // What is measured from here on is the dial, not the rest of the start.
+    tokio::join!(from.settle(SETTLED), to.settle(SETTLED));
     let watch = RouteWatch::new(&from.client, &to.id).await;
     let dial = Instant::now();
     outcome.stored = match send(from, &to.id, "first").await {

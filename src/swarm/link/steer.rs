@@ -5,9 +5,11 @@
 //! link on the best connection, and the other, the *follower*, on the
 //! connection on which the chooser's link came in. A follower that has no link
 //! opens one at once, for its first message should not wait for the chooser's;
-//! it moves there when that comes, but not from a connection as good before
-//! what it sent first has arrived. One that sees no such link for a while (the
+//! it moves there when that comes. One that sees no such link for a while (the
 //! chooser may not trust it) chooses by itself.
+//!
+//! Neither moves from one connection of a route to another of it before what it
+//! sent first has had time to arrive.
 
 use std::time::Duration;
 
@@ -18,9 +20,9 @@ use crate::{node::LinkId, types::Route};
 
 /// How long a follower waits for the chooser's link before it moves its own.
 const GRACE: Duration = Duration::from_millis(500);
-/// How long a follower's young link stays on a connection as good as the
-/// chooser's: a few slow round trips. What is under way on a link that moves
-/// has to be sent again.
+/// How long a young link stays rather than move to a connection of the same
+/// route: a few slow round trips. What is under way on a link that moves has to
+/// be sent again.
 const SETTLE: Duration = Duration::from_secs(2);
 /// First wait after a link ended or could not be opened.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -63,12 +65,8 @@ struct Candidate {
 impl Candidate {
     /// Smaller is better. Of two equals the one in use stays; otherwise the
     /// older one comes first in the list, and `min_by_key` keeps the first.
-    fn rank(&self, used: Option<ConnectionId>) -> (impl Ord + use<>, bool) {
-        (self.quality(), used != Some(self.id))
-    }
-
-    fn quality(&self) -> impl Ord + use<> {
-        (self.doubted, self.route, self.worn, !self.quic)
+    fn rank(&self, used: Option<ConnectionId>) -> (bool, Route, bool, bool, bool) {
+        (self.doubted, self.route, self.worn, !self.quic, used != Some(self.id))
     }
 }
 
@@ -257,11 +255,12 @@ impl Steer {
         Step::Open(target)
     }
 
-    /// Until when a link that moves to an equal connection stays where it is.
+    /// Until when a link stays where it is, if it moves there of no need.
     fn settles(&self, target: ConnectionId) -> Option<Instant> {
-        let quality = |id| self.connections.iter().find(|c| c.id == id).map(Candidate::quality);
+        let find = |id| self.connections.iter().find(|c| c.id == id);
         let open = self.open.as_ref()?;
-        (quality(open.connection) == quality(target)).then(|| open.since + SETTLE)
+        let (from, to) = (find(open.connection)?, find(target)?);
+        (from.route == to.route && !from.doubted && !from.worn).then(|| open.since + SETTLE)
     }
 
     fn back_off(&mut self, connection: ConnectionId, now: Instant, jitter: f64) {
@@ -298,14 +297,19 @@ mod tests {
         assert_eq!(steer.step(now), Step::Open(id(1)));
         assert_eq!(steer.step(now), Step::Rest, "asked once");
         steer.opened(id(1), LinkId(1), now);
-        for (n, route, quic) in [(2, Route::Direct, false), (3, Route::Direct, true), (4, Route::Lan, false)] {
-            steer.connected(id(n), route, quic, now);
-            assert_eq!(steer.step(now), Step::Open(id(n)));
-            steer.opened(id(n), LinkId(n as u64), now);
-        }
+        steer.connected(id(2), Route::Direct, false, now);
+        assert_eq!(steer.step(now), Step::Open(id(2)));
+        steer.opened(id(2), LinkId(2), now);
+        steer.connected(id(3), Route::Direct, true, now);
+        assert_eq!(steer.step(now), Step::Wait(now + SETTLE), "no need to hurry");
+        assert_eq!(steer.step(now + SETTLE), Step::Open(id(3)));
+        steer.opened(id(3), LinkId(3), now + SETTLE);
+        steer.connected(id(4), Route::Lan, false, now);
+        assert_eq!(steer.step(now + SETTLE), Step::Open(id(4)));
+        steer.opened(id(4), LinkId(4), now + SETTLE);
         steer.connected(id(5), Route::Lan, false, now);
         steer.connected(id(6), Route::Direct, true, now);
-        assert_eq!(steer.step(now), Step::Rest, "an equal or worse one changes nothing");
+        assert_eq!(steer.step(now + SETTLE), Step::Rest, "an equal or worse one changes nothing");
     }
 
     #[test]
@@ -401,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_follower_settles_before_it_moves_to_an_equal_connection() {
+    fn a_follower_settles_before_it_moves_within_a_route() {
         let now = Instant::now();
         let mut steer = steer(false, now);
         steer.connected(id(1), Route::Relayed, true, now);
