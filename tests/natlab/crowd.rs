@@ -46,7 +46,7 @@ async fn run(count: usize, kind: Kind, delay: Duration) -> bool {
     println!("{} of {count} reachable after {:.1} s", count - late.len(), begin.elapsed().as_secs_f64());
     for node in &nodes {
         for other in nodes.iter().filter(|other| other.id != node.id) {
-            node.admit(&other.id).await;
+            node.trust(&other.id).await;
         }
     }
     println!("all know all ids after {:.1} s", begin.elapsed().as_secs_f64());

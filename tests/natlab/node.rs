@@ -39,6 +39,13 @@ impl Node {
         Self { daemon, client, id, started }
     }
 
+    /// One that takes messages from everybody, and so need not be told of the
+    /// node that it will hear from: it would dial that at once.
+    pub(crate) async fn start_open(site: &Site, host: usize, relays: &[String]) -> Self {
+        let args = words(&["--no-mdns", "--trust", "open", "--log", &filter()]);
+        Self::start(site, host, with_relays(args, relays)).await
+    }
+
     /// Starts the process again, on the same state.
     pub(crate) async fn restart(&mut self) {
         self.started = Instant::now();
@@ -57,17 +64,13 @@ impl Node {
 
     /// A node that knows these relays; it logs what NATLAB_FILTER says.
     pub(crate) async fn start_peer(site: &Site, host: usize, relays: &[String]) -> Self {
-        let log = std::env::var("NATLAB_FILTER").unwrap_or_else(|_| "info".to_owned());
-        Self::start_logged(site, host, relays, &log).await
+        Self::start_logged(site, host, relays, &filter()).await
     }
 
     /// The same, and what it is to log.
     pub(crate) async fn start_logged(site: &Site, host: usize, relays: &[String], log: &str) -> Self {
-        let mut args = words(&["--no-mdns", "--log", log]);
-        for relay in relays {
-            args.extend(["--relay".to_owned(), relay.clone()]);
-        }
-        Self::start(site, host, args).await
+        let args = words(&["--no-mdns", "--log", log]);
+        Self::start(site, host, with_relays(args, relays)).await
     }
 
     /// The addresses of a relay on this site, for others.
@@ -79,19 +82,9 @@ impl Node {
         self.client.clone().status(proto::StatusRequest {}).await.unwrap().into_inner()
     }
 
-    /// Puts another node into the address book, by its id alone, and has it
-    /// connected from now on.
+    /// Puts another node into the address book, by its id alone.
     pub(crate) async fn trust(&self, id: &str) {
-        self.add(id, true).await;
-    }
-
-    /// The same, but nothing is done before somebody sends.
-    pub(crate) async fn admit(&self, id: &str) {
-        self.add(id, false).await;
-    }
-
-    async fn add(&self, id: &str, pinned: bool) {
-        let request = proto::AddPeerRequest { peer: id.to_owned(), pinned: Some(pinned), ..Default::default() };
+        let request = proto::AddPeerRequest { peer: id.to_owned(), ..proto::AddPeerRequest::default() };
         self.client.clone().add_peer(request).await.unwrap();
     }
 
@@ -157,6 +150,15 @@ fn public_addresses(site: &Site) -> Vec<String> {
     };
     let second = site.spec.dual.then(|| plan::v6_wan(site.number).into());
     [Some(site.public()), second].into_iter().flatten().flat_map(of).collect()
+}
+
+fn filter() -> String {
+    std::env::var("NATLAB_FILTER").unwrap_or_else(|_| "info".to_owned())
+}
+
+fn with_relays(mut args: Vec<String>, relays: &[String]) -> Vec<String> {
+    args.extend(relays.iter().flat_map(|relay| ["--relay".to_owned(), relay.clone()]));
+    args
 }
 
 fn words(words: &[&str]) -> Vec<String> {

@@ -67,8 +67,16 @@ pub(crate) struct Places<'a> {
 /// one may come.
 pub(crate) async fn run(places: &Places<'_>, relays: &[String]) -> Outcome {
     let (dialler, peer) = (places.dialler, places.peer);
-    let (from, to) =
-        tokio::join!(Node::start_peer(dialler.0, dialler.1, relays), Node::start_peer(peer.0, peer.1, relays));
+    // Addresses of a local network are told to those in the address book only.
+    let neighbours = std::ptr::eq(dialler.0, peer.0);
+    let start = async |(site, host)| match neighbours {
+        true => Node::start_peer(site, host, relays).await,
+        false => Node::start_open(site, host, relays).await,
+    };
+    let (from, to) = tokio::join!(start(dialler), start(peer));
+    if neighbours {
+        tokio::join!(from.trust(&to.id), to.trust(&from.id));
+    }
     let outcome = watched(&from, &to).await;
     // "all": not only of runs with trouble.
     let logs = std::env::var("NATLAB_LOGS").is_ok_and(|which| which == "all" || !outcome.trouble.is_empty());
@@ -81,7 +89,6 @@ pub(crate) async fn run(places: &Places<'_>, relays: &[String]) -> Outcome {
 
 async fn watched(from: &Node, to: &Node) -> Outcome {
     let mut outcome = Outcome::default();
-    tokio::join!(from.admit(&to.id), to.admit(&from.id));
     let online = tokio::join!(from.reachable(REACHABLE), to.reachable(REACHABLE));
     for (n, online) in [online.0, online.1].into_iter().enumerate() {
         match online {

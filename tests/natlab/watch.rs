@@ -18,7 +18,7 @@ pub(crate) struct RouteWatch {
 
 impl RouteWatch {
     pub(crate) async fn new(client: &Client, peer: &str) -> Self {
-        let request = proto::WatchPeersRequest { book_only: true };
+        let request = proto::WatchPeersRequest { book_only: false };
         let mut stream = client.clone().watch_peers(request).await.unwrap().into_inner();
         let changes = Arc::new(Mutex::new(Vec::new()));
         let (list, peer) = (Arc::clone(&changes), peer.to_owned());
