@@ -21,7 +21,7 @@ use std::{
 };
 
 use netns::Namespace;
-use p2p_node::ports::{self, Handle, Mapped, MappingView, Method, PortsConfig};
+use p2p_node::ports::{self, BadAddress, Handle, Mapped, MappingView, Method, PortsConfig};
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -402,7 +402,7 @@ fn a_host_with_a_public_address_asks_nobody() {
     home.internet.run(|| async {
         let mut running = Running::start();
         let view = running.settled().await;
-        let error = view.ports[0].error.clone().unwrap();
+        let error = view.ports[0].detail();
         assert!(error.contains("128.66.0.1: nothing has to be mapped"), "{error}");
         running.end().await;
     });
@@ -416,8 +416,7 @@ fn a_router_behind_another_nat_is_told() {
         let view = running.settled().await;
         assert!(view.addresses().is_empty(), "{view:#?}");
         for port in &view.ports {
-            let reason = port.mapped.as_ref().and_then(|mapped| mapped.reason.as_ref()).or(port.error.as_ref());
-            assert!(reason.is_some_and(|reason| reason.contains("behind another NAT")), "{view:#?}");
+            assert!(port.is_behind_nat() && port.detail().contains("behind another NAT"), "{view:#?}");
         }
         running.end().await;
     });
@@ -431,7 +430,7 @@ fn peers_that_see_another_address_tell_of_another_nat() {
         running.both().await;
         running.handle.observed(Some("128.66.9.9".parse().unwrap()));
         let view = running.until(DEADLINE, |view| view.addresses().is_empty()).await;
-        let reason = view.ports[0].mapped.as_ref().unwrap().reason.clone().unwrap();
+        let reason = view.ports[0].detail();
         assert!(reason.contains("behind another NAT") && reason.contains("128.66.9.9"), "{reason}");
         running.handle.observed(Some(PUBLIC.parse().unwrap()));
         running.until(DEADLINE, |view| view.addresses().len() == 2).await;
@@ -500,12 +499,11 @@ fn a_silent_router_and_none_at_all_are_told() {
         let begun = Instant::now();
         let view = running.settled().await;
         eprintln!("a router that offers nothing: {:?}", begun.elapsed());
-        let error = view.ports[0].error.clone().unwrap();
+        let error = view.ports[0].detail();
         assert!(error.contains("192.168.88.1 answers neither PCP, NAT-PMP nor UPnP"), "{error}");
         home.hosts[0].ip(&["route", "delete", "default"]).unwrap();
         running.handle.refresh();
-        let none =
-            |view: &MappingView| view.ports[0].error.as_ref().is_some_and(|error| error.contains("no default route"));
+        let none = |view: &MappingView| view.ports[0].detail().contains("no default route");
         running.until(DEADLINE, none).await;
         running.end().await;
     });
@@ -525,7 +523,7 @@ fn a_mapping_to_a_shared_address_is_kept_and_not_told() {
             let mut running = Running::start();
             for mapped in running.both().await {
                 assert!(!mapped.usable && mapped.external.to_string() == "100.64.3.2:4444", "{mapped:?}");
-                assert!(mapped.reason.as_ref().is_some_and(|reason| reason.contains("another NAT")), "{mapped:?}");
+                assert!(mapped.reason.is_some_and(BadAddress::is_behind_nat), "{mapped:?}");
             }
             assert!(running.handle.view.borrow().addresses().is_empty());
             running.end().await;

@@ -55,7 +55,7 @@ impl Api {
             nat_v4: Some(view::nat(&reach.nat_v4)),
             nat_v6: Some(proto::Nat { summary, ..view::nat(&reach.nat_v6) }),
             addresses: reach.addresses.into_iter().map(|address| view::own_address(address, local)).collect(),
-            mappings: Some(reach.mappings.map_or_else(Default::default, view::mappings)),
+            mappings: Some(reach.mappings.as_ref().map(view::mappings).unwrap_or_default()),
             relays: reach.relays.into_iter().map(view::relay).collect(),
             serving: Some(view::serving(&reach.serving)),
         })

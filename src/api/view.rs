@@ -1,6 +1,6 @@
 //! The network's views as the API shows them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, PeerId};
 
@@ -11,9 +11,10 @@ use super::{
 use crate::{
     clock,
     node::{
-        AddressSource, AddressView, ConnectionView, KnownAddressView, KnownSource, MappedPortView, MappingProtocol,
-        MappingsView, NatClass, NatView, PunchView, RelayState, RelayView, Serve, ServingView, Verdict, relay_of,
+        AddressSource, AddressView, ConnectionView, KnownAddressView, KnownSource, NatClass, NatView, PunchView,
+        RelayState, RelayView, Serve, ServingView, Verdict, relay_of,
     },
+    ports::{Mapped, MappingView, Method, PortView, Transport},
     proto,
     types::Route,
 };
@@ -40,7 +41,12 @@ pub(super) fn float_millis(duration: Option<Duration>) -> f64 {
 /// The relay that carries a connection, as text; empty if none does.
 pub(super) fn relay_id(way: Route, address: &Multiaddr) -> String {
     let relay = if way == Route::Relayed { relay_of(address) } else { None };
-    relay.map_or_else(String::new, |relay| relay.to_string())
+    text(relay)
+}
+
+/// Empty if there is none.
+fn text(shown: Option<impl ToString>) -> String {
+    shown.map_or_else(String::new, |shown| shown.to_string())
 }
 
 pub(super) fn advice(advice: Advice) -> proto::Advice {
@@ -57,7 +63,7 @@ pub(super) fn nat(view: &NatView) -> proto::Nat {
     };
     proto::Nat {
         r#type: kind.into(),
-        public_ip: view.public_ip.map_or_else(String::new, |ip| ip.to_string()),
+        public_ip: text(view.public_ip),
         port_kept: view.port_kept,
         port_step: view.port_step,
         observers: view.observers,
@@ -92,29 +98,31 @@ pub(super) fn own_address(view: AddressView, local: PeerId) -> proto::OwnAddress
     }
 }
 
-pub(super) fn mappings(view: MappingsView) -> proto::PortMappings {
+pub(super) fn mappings(view: &MappingView) -> proto::PortMappings {
     proto::PortMappings {
-        gateway: view.gateway.map_or_else(String::new, |ip| ip.to_string()),
-        router: view.router,
+        gateway: text(view.gateway),
+        router: view.router.clone().unwrap_or_default(),
         settled: view.settled,
-        ports: view.ports.into_iter().map(mapping).collect(),
+        ports: view.ports.iter().map(mapping).collect(),
     }
 }
 
-fn mapping(view: MappedPortView) -> proto::PortMapping {
-    let protocol = view.mapped.map_or(proto::MappingProtocol::Unspecified, |mapped| match mapped.protocol {
-        MappingProtocol::Pcp => proto::MappingProtocol::Pcp,
-        MappingProtocol::NatPmp => proto::MappingProtocol::NatPmp,
-        MappingProtocol::Upnp => proto::MappingProtocol::Upnp,
+fn mapping(view: &PortView) -> proto::PortMapping {
+    let mapped = view.mapped.as_ref();
+    let protocol = mapped.map_or(proto::MappingProtocol::Unspecified, |mapped| match mapped.method {
+        Method::Pcp => proto::MappingProtocol::Pcp,
+        Method::NatPmp => proto::MappingProtocol::NatPmp,
+        Method::Upnp => proto::MappingProtocol::Upnp,
     });
+    let left = |mapped: &Mapped| mapped.expires.saturating_duration_since(Instant::now());
     proto::PortMapping {
-        udp: view.udp,
+        udp: view.transport == Transport::Udp,
         internal_port: view.internal_port.into(),
         protocol: protocol.into(),
-        external: view.mapped.map_or_else(String::new, |mapped| mapped.external.to_string()),
-        expires_at: view.mapped.map_or(0, |mapped| ahead(mapped.expires_in)),
-        usable: view.mapped.is_some_and(|mapped| mapped.usable),
-        detail: view.detail,
+        external: text(mapped.map(|mapped| mapped.external)),
+        expires_at: mapped.map_or(0, |mapped| ahead(left(mapped))),
+        usable: mapped.is_some_and(|mapped| mapped.usable),
+        detail: view.detail(),
     }
 }
 
@@ -135,7 +143,7 @@ pub(super) fn relay(view: RelayView) -> proto::Relay {
         rtt_ms: float_millis(view.rtt),
         max_circuit_ms: view.max_circuit_duration.map_or(0, millis),
         max_circuit_bytes: view.max_circuit_bytes.unwrap_or(0),
-        detail: view.detail,
+        detail: text(view.trouble),
     }
 }
 
@@ -183,7 +191,7 @@ pub(super) fn known_address(view: KnownAddressView, peer: PeerId) -> proto::Know
     let (outcome, cause) = match view.outcome {
         None => (proto::TryOutcome::Unspecified, String::new()),
         Some(Ok(())) => (proto::TryOutcome::Worked, String::new()),
-        Some(Err(cause)) => (proto::TryOutcome::Failed, cause),
+        Some(Err(cause)) => (proto::TryOutcome::Failed, cause.to_string()),
     };
     proto::KnownAddress {
         address: with_peer(&view.address, peer),

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{Delivery, DeliveryError};
 use crate::{
     clock,
-    node::{Connected, DialAttempt, DialTarget, Joined, NodeError},
+    node::{Connected, DialAttempt, DialCause, DialTarget, Joined, NodeError},
     store::{Changed, Db, Friend, Trust},
     ticket::Ticket,
     wire::join::{JoinAnswer, JoinRequest},
@@ -208,8 +208,8 @@ fn not_joined(error: NodeError, ticket: &Ticket) -> JoinError {
         NodeError::Unreachable { attempts, .. } => unreachable(attempts),
         NodeError::NoAddress(_) | NodeError::NotFound { .. } => unreachable(Vec::new()),
         NodeError::Timeout(_) => {
-            let cause = "no answer in time";
-            let attempt = |address| DialAttempt { address: Some(address), cause: cause.to_owned() };
+            let cause = DialCause::Other("no answer in time".to_owned());
+            let attempt = |address| DialAttempt { address: Some(address), cause: cause.clone() };
             unreachable(ticket.addresses.iter().cloned().map(attempt).collect())
         }
         other => JoinError::Node(other),

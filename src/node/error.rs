@@ -4,6 +4,8 @@ use std::fmt;
 
 use libp2p::{Multiaddr, PeerId};
 
+use super::DialCause;
+
 /// Why a command failed.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum NodeError {
@@ -68,15 +70,15 @@ pub enum NodeError {
 pub struct DialAttempt {
     /// The address; none when the dial failed before one was tried.
     pub address: Option<Multiaddr>,
-    /// For a person.
-    pub cause: String,
+    /// Why it failed.
+    pub cause: DialCause,
 }
 
 impl fmt::Display for DialAttempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.address {
             Some(address) => write!(f, "{address}: {}", self.cause),
-            None => f.write_str(&self.cause),
+            None => self.cause.fmt(f),
         }
     }
 }

@@ -1,12 +1,14 @@
 //! The network as the rest of the daemon sees it: a cheap handle with commands
 //! in and events out. The task behind it lives in [`crate::swarm`].
 
+mod cause;
 mod command;
 mod error;
 mod event;
 mod handle;
 mod reach;
 
+pub use cause::{DialCause, RelayTrouble};
 pub use command::{Command, DialTarget, PeerPolicy, Standing};
 pub use error::{DialAttempt, NodeError};
 pub use event::{ConnectionInfo, Direction, JoinAttempt, Link, LinkId, NodeEvent, Received};
@@ -15,7 +17,6 @@ pub use handle::{
     Reachable,
 };
 pub use reach::{
-    AddressSource, AddressView, ConnectionView, FindView, KnownAddressView, KnownSource, MappedPortView, MappedView,
-    MappingProtocol, MappingsView, NatClass, NatView, Overlay, PathView, PeerAddresses, PunchView, ReachView,
-    RelayState, RelayView, Serve, ServingView, Verdict, relay_of,
+    AddressSource, AddressView, ConnectionView, FindView, KnownAddressView, KnownSource, NatClass, NatView, Overlay,
+    PathView, PeerAddresses, PunchView, ReachView, RelayState, RelayView, Serve, ServingView, Verdict, relay_of,
 };

@@ -1,13 +1,11 @@
 //! How this node is reached, and how it reaches a peer, at one moment.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
-use crate::types::Route;
+use super::{DialCause, RelayTrouble};
+use crate::{ports::MappingView, types::Route};
 
 /// How this node can be reached from outside.
 #[derive(Debug, Clone, Default)]
@@ -19,7 +17,7 @@ pub struct ReachView {
     /// Addresses at which others may reach it, best first.
     pub addresses: Vec<AddressView>,
     /// What its router forwards; `None` where that is not asked for.
-    pub mappings: Option<MappingsView>,
+    pub mappings: Option<MappingView>,
     /// Relays that it uses, or would like to.
     pub relays: Vec<RelayView>,
     /// What it does for others.
@@ -145,56 +143,6 @@ pub enum Verdict {
     Assumed,
 }
 
-/// What the router forwards to this node, and what it does not.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct MappingsView {
-    /// The default gateway, if there is one.
-    pub gateway: Option<IpAddr>,
-    /// What the router says it is, printable and short; may be empty.
-    pub router: String,
-    /// Each port was tried at least once.
-    pub settled: bool,
-    /// One for each port.
-    pub ports: Vec<MappedPortView>,
-}
-
-/// One port that the router is asked to forward.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MappedPortView {
-    /// Of UDP; else of TCP.
-    pub udp: bool,
-    /// That this node listens on.
-    pub internal_port: u16,
-    /// The mapping, if there is one.
-    pub mapped: Option<MappedView>,
-    /// What is wrong, for a person; may be empty.
-    pub detail: String,
-}
-
-/// A port that the router forwards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MappedView {
-    /// How it was asked for.
-    pub protocol: MappingProtocol,
-    /// What it forwards.
-    pub external: SocketAddr,
-    /// When it forgets it, unless it is renewed before.
-    pub expires_in: Duration,
-    /// Others can be told `external`.
-    pub usable: bool,
-}
-
-/// How a router is asked for a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MappingProtocol {
-    /// Port Control Protocol.
-    Pcp,
-    /// NAT Port Mapping Protocol.
-    NatPmp,
-    /// UPnP Internet Gateway Device.
-    Upnp,
-}
-
 /// A relay that this node uses, or would like to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RelayView {
@@ -214,8 +162,8 @@ pub struct RelayView {
     pub max_circuit_duration: Option<Duration>,
     /// Bytes that a circuit may carry each way; `None`: no limit.
     pub max_circuit_bytes: Option<u64>,
-    /// The last trouble, for a person; may be empty.
-    pub detail: String,
+    /// The last trouble, since the last reservation.
+    pub trouble: Option<RelayTrouble>,
 }
 
 /// How far it is with a relay.
@@ -319,7 +267,7 @@ pub struct KnownAddressView {
     pub tried: Option<Duration>,
     /// What came of it: `None` before the first try, or that it worked, or the
     /// cause of the failure.
-    pub outcome: Option<Result<(), String>>,
+    pub outcome: Option<Result<(), DialCause>>,
 }
 
 /// Who told an address of a peer.

@@ -26,9 +26,10 @@ use super::{
     pmp,
     probe::{self, Answers},
     router::Router,
-    slot::{Granted, Slot, Wanted, Way},
+    slot::{Granted, Slot, Way},
+    trouble::{Refusals, Told, Trouble},
     upnp::Igd,
-    view::{MappingView, Method, Transport, double_nat},
+    view::{MappingView, Transport},
 };
 
 /// How often the router is asked whether it still knows its mappings: two
@@ -60,17 +61,6 @@ enum Offer {
     Pmp(Answers),
     Upnp(Option<Igd>),
 }
-
-/// What the router said its address is.
-#[derive(Debug, Default)]
-struct Told {
-    asked: bool,
-    external: Option<Ipv4Addr>,
-}
-
-/// Why a port is not mapped: what each way said.
-#[derive(Debug, Default)]
-struct Refusals(Vec<(Method, String)>);
 
 /// Keeps ports mapped.
 #[derive(Debug)]
@@ -209,7 +199,7 @@ impl Mapper {
         (self.router, self.name) = (None, None);
         for slot in &mut self.slots {
             slot.held = None;
-            slot.failed(why.to_owned(), now);
+            slot.failed(Trouble::NoRouter(why.to_owned()), now);
         }
     }
 
@@ -272,7 +262,7 @@ impl Mapper {
             match answer {
                 Ok(granted) => self.slots[at].granted(way.clone(), *router, granted, Instant::now()),
                 Err(error) => {
-                    why[at].0.push((way.method(), error));
+                    why[at].add(way.method(), error);
                     left.push(at);
                 }
             }
@@ -364,46 +354,6 @@ impl Mapper {
     }
 }
 
-impl Told {
-    fn hear(&mut self, external: Option<Ipv4Addr>) {
-        self.asked = true;
-        self.external = external.or(self.external);
-    }
-
-    /// Why a router with that address refuses, if the address explains it.
-    fn cause(&self) -> Option<String> {
-        match self.external {
-            Some(ip) => double_nat(ip),
-            // Many keep a private one for themselves.
-            None if self.asked => Some(
-                "the router has no address of the internet: it is itself behind another NAT, or not connected"
-                    .to_owned(),
-            ),
-            None => None,
-        }
-    }
-}
-
-impl Refusals {
-    /// What a person is told.
-    fn explain(&self, router: &Router, external: &Told, wanted: &Wanted) -> String {
-        let Wanted { transport, internal, .. } = wanted;
-        let words: Vec<String> = self.0.iter().map(|(method, why)| format!("{method}: {why}")).collect();
-        let by_hand = format!("forward {transport} port {internal} to {} there by hand", router.local);
-        if words.is_empty() {
-            return format!(
-                "the router at {} answers neither PCP, NAT-PMP nor UPnP; switch one of them on in its settings, or {by_hand}",
-                router.ip
-            );
-        }
-        let refuses = format!("the router at {} refuses: {}", router.ip, words.join("; "));
-        match external.cause() {
-            Some(cause) => format!("{cause}; {refuses}"),
-            None => format!("{refuses}; {by_hand}"),
-        }
-    }
-}
-
 /// The name of a mapping to a PCP server.
 fn nonce(secret: Secret, transport: Transport, port: NonZeroU16) -> Nonce {
     let hash = blake3::keyed_hash(&secret.0, format!("{transport} {port}").as_bytes());
@@ -425,16 +375,6 @@ async fn ask(way: &Way, router: &Router, slot: &Slot) -> Result<Granted, String>
 mod tests {
     use super::*;
 
-    const ROUTER: Router =
-        Router { ip: Ipv4Addr::new(192, 168, 1, 1), local: Ipv4Addr::new(192, 168, 1, 7), prefix: 24 };
-
-    fn explain(refusals: Vec<(Method, String)>, external: Option<&str>) -> String {
-        let port = NonZeroU16::new(4001).unwrap();
-        let wanted = Wanted { transport: Transport::Udp, internal: port, external: port };
-        let told = Told { asked: true, external: external.map(|ip| ip.parse().unwrap()) };
-        Refusals(refusals).explain(&ROUTER, &told, &wanted)
-    }
-
     #[tokio::test]
     async fn ports_are_taken_once_and_few() {
         let ports: Vec<u16> = (0..100).flat_map(|port| [port, port]).collect();
@@ -452,23 +392,5 @@ mod tests {
         assert_eq!(named(1, Transport::Udp), named(1, Transport::Udp));
         assert_ne!(named(1, Transport::Udp), named(2, Transport::Udp));
         assert_ne!(named(1, Transport::Udp), named(1, Transport::Tcp));
-    }
-
-    #[test]
-    fn a_silent_router_is_told_with_the_cure() {
-        let text = explain(Vec::new(), None);
-        assert!(text.contains("192.168.1.1 answers neither PCP, NAT-PMP nor UPnP"), "{text}");
-        assert!(text.contains("forward UDP port 4001 to 192.168.1.7"), "{text}");
-    }
-
-    #[test]
-    fn a_refusal_says_who_refused_and_why() {
-        let refused = vec![(Method::Pcp, "not allowed".to_owned()), (Method::Upnp, "error 606".to_owned())];
-        let text = explain(refused.clone(), Some("128.66.0.1"));
-        assert!(text.contains("refuses: PCP: not allowed; UPnP: error 606"), "{text}");
-        let text = explain(refused, Some("10.0.0.2"));
-        assert!(text.starts_with("the router itself is behind another NAT (its address there is 10.0.0.2)"), "{text}");
-        let text = explain(vec![(Method::Upnp, "error 501".to_owned())], None);
-        assert!(text.contains("itself behind another NAT, or not connected; the router at"), "{text}");
     }
 }

@@ -8,7 +8,8 @@
 //!   ├─ probe.rs    does it speak PCP, NAT-PMP; did it restart (epoch.rs)
 //!   ├─ pmp.rs      mappings by PCP and NAT-PMP
 //!   ├─ upnp/       finds and asks a UPnP router: ssdp, http, device, soap
-//!   └─ slot.rs     one port: what is held, and when to do what
+//!   ├─ slot.rs     one port: what is held, and when to do what
+//!   └─ trouble.rs  why a port is not mapped, or of no use
 //! ```
 //!
 //! Nobody is contacted but the default gateway, and whoever on its subnet
@@ -27,6 +28,7 @@ mod probe;
 mod router;
 mod slot;
 mod text;
+mod trouble;
 mod upnp;
 mod view;
 
@@ -38,6 +40,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use trouble::{BadAddress, Forward, Trouble};
 pub use view::{Mapped, MappingView, Method, PortView, Transport};
 
 /// Ports that are kept mapped, of both transports together: routers grant a

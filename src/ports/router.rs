@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tokio::net::UdpSocket;
 
-use super::view::is_public;
+use super::trouble::is_public;
 use crate::netwatch;
 
 /// A router, and this host as it sees it.

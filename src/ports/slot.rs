@@ -11,8 +11,9 @@ use crab_nat::pcp::Nonce;
 
 use super::{
     router::Router,
+    trouble::{BadAddress, Trouble},
     upnp::Igd,
-    view::{Mapped, Method, PortView, Transport, unusable},
+    view::{Mapped, Method, PortView, Transport},
 };
 
 /// Asked for. A router that was replaced or lost its memory in silence is
@@ -88,7 +89,7 @@ pub(super) struct Slot {
     pub(super) held: Option<Held>,
     pub(super) tried: bool,
     external: NonZeroU16,
-    error: Option<String>,
+    error: Option<Trouble>,
     failures: u32,
     retry_at: Instant,
 }
@@ -128,10 +129,10 @@ impl Slot {
 
     /// Nobody granted one. What is held stays until it expires: the router may
     /// only be busy.
-    pub(super) fn failed(&mut self, why: String, now: Instant) {
+    pub(super) fn failed(&mut self, why: Trouble, now: Instant) {
         if self.error.as_ref() != Some(&why) {
             tracing::info!(
-                transport = %self.transport, port = self.internal.get(), why,
+                transport = %self.transport, port = self.internal.get(), %why,
                 "no port is mapped; peers reach this node by other ways"
             );
         }
@@ -168,7 +169,7 @@ impl Slot {
 
     pub(super) fn view(&self, observed: Option<Ipv4Addr>) -> PortView {
         let mapped = self.held.as_ref().map(|held| {
-            let reason = unusable(*held.external.ip(), observed);
+            let reason = BadAddress::of(*held.external.ip(), observed);
             Mapped {
                 method: held.way.method(),
                 router: held.router.ip,
@@ -188,6 +189,10 @@ mod tests {
 
     fn slot(now: Instant) -> Slot {
         Slot::new(Transport::Udp, NonZeroU16::new(4001).unwrap(), [1, 2, 3], now)
+    }
+
+    fn silent() -> Trouble {
+        Trouble::NoRouter("no answer".to_owned())
     }
 
     fn grant(slot: &mut Slot, seconds: u64, now: Instant) {
@@ -222,13 +227,13 @@ mod tests {
         let mut slot = slot(now);
         let mut waits = Vec::new();
         for _ in 0..40 {
-            slot.failed("no answer".into(), now);
+            slot.failed(silent(), now);
             waits.push(slot.due() - now);
         }
         assert_eq!(waits[..3], [30, 60, 120].map(Duration::from_secs));
         assert_eq!(waits[39], LAST_RETRY);
         grant(&mut slot, 3600, now);
-        slot.failed("no answer".into(), now);
+        slot.failed(silent(), now);
         assert_eq!(slot.due() - now, FIRST_RETRY, "it worked in between");
     }
 
@@ -238,10 +243,10 @@ mod tests {
         let mut slot = slot(now);
         grant(&mut slot, 100, now);
         let later = now + Duration::from_secs(50);
-        slot.failed("no answer".into(), later);
+        slot.failed(silent(), later);
         let view = slot.view(None);
         assert!(view.mapped.is_some_and(|mapped| mapped.usable) && view.error.is_some());
-        slot.failed("no answer".into(), now + Duration::from_secs(100));
+        slot.failed(silent(), now + Duration::from_secs(100));
         assert!(slot.view(None).mapped.is_none());
     }
 
@@ -251,6 +256,6 @@ mod tests {
         let mut slot = slot(now);
         grant(&mut slot, 3600, now);
         let mapped = slot.view(Some([128, 66, 0, 9].into())).mapped.unwrap();
-        assert!(!mapped.usable && mapped.reason.is_some_and(|reason| reason.contains("another NAT")));
+        assert!(!mapped.usable && mapped.reason.is_some_and(|reason| reason.is_behind_nat()));
     }
 }

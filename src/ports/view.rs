@@ -8,6 +8,8 @@ use std::{
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
+use super::trouble::{BadAddress, Trouble};
+
 /// All mappings, as they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MappingView {
@@ -30,9 +32,9 @@ pub struct PortView {
     pub internal_port: u16,
     /// The mapping, if there is one.
     pub mapped: Option<Mapped>,
-    /// What went wrong the last time, for a person; printable. With `mapped`,
-    /// the mapping is still held but the router did not renew it.
-    pub error: Option<String>,
+    /// What went wrong the last time. With `mapped`, the mapping is still held
+    /// but the router did not renew it.
+    pub error: Option<Trouble>,
 }
 
 /// A mapping that the router granted.
@@ -48,8 +50,8 @@ pub struct Mapped {
     pub expires: Instant,
     /// Peers on the internet can be told `external`.
     pub usable: bool,
-    /// Why not, for a person.
-    pub reason: Option<String>,
+    /// Why not.
+    pub reason: Option<BadAddress>,
 }
 
 /// What a port belongs to.
@@ -85,6 +87,31 @@ impl MappingView {
     }
 }
 
+impl PortView {
+    /// What is wrong, for a person; empty if nothing is.
+    #[must_use]
+    pub fn detail(&self) -> String {
+        match (self.reason(), &self.error) {
+            (Some(reason), _) => reason.to_string(),
+            (None, Some(error)) => error.to_string(),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// Whether the router is behind another NAT, as far as it tells.
+    #[must_use]
+    pub fn is_behind_nat(&self) -> bool {
+        match self.reason() {
+            Some(reason) => reason.is_behind_nat(),
+            None => self.error.as_ref().is_some_and(Trouble::is_behind_nat),
+        }
+    }
+
+    fn reason(&self) -> Option<BadAddress> {
+        self.mapped.as_ref()?.reason
+    }
+}
+
 impl Transport {
     /// The address to dial.
     #[must_use]
@@ -116,90 +143,9 @@ impl fmt::Display for Method {
     }
 }
 
-/// Why peers on the internet cannot reach `external`, as far as that is known.
-pub(super) fn unusable(external: Ipv4Addr, observed: Option<Ipv4Addr>) -> Option<String> {
-    match kind(external) {
-        Kind::Shared => Some(behind_another(external)),
-        Kind::Odd => Some(format!("the router tells {external} as its address, which is none of the internet")),
-        Kind::Unknown => Some("the router knows no address of its own yet; is it connected?".to_owned()),
-        Kind::Public => observed.filter(|seen| *seen != external).map(|seen| {
-            format!("the router itself is behind another NAT: it tells {external} as its address, but peers see {seen}")
-        }),
-    }
-}
-
-/// Whether an address is one of the internet.
-pub(super) fn is_public(ip: Ipv4Addr) -> bool {
-    kind(ip) == Kind::Public
-}
-
-/// What to tell when a router with this address refuses, if that explains it.
-pub(super) fn double_nat(external: Ipv4Addr) -> Option<String> {
-    (kind(external) == Kind::Shared).then(|| behind_another(external))
-}
-
-fn behind_another(external: Ipv4Addr) -> String {
-    format!("the router itself is behind another NAT (its address there is {external})")
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Kind {
-    Public,
-    /// Private, or of a carrier's NAT.
-    Shared,
-    Unknown,
-    Odd,
-}
-
-fn kind(ip: Ipv4Addr) -> Kind {
-    let [a, b, ..] = ip.octets();
-    match () {
-        () if ip.is_unspecified() => Kind::Unknown,
-        () if ip.is_private()
-            || (a == 100 && (64..128).contains(&b))
-            || (a == 192 && b == 0 && ip.octets()[2] == 0) =>
-        {
-            Kind::Shared
-        }
-        () if a == 0 || a >= 224 || ip.is_loopback() || ip.is_link_local() || ip.is_documentation() => Kind::Odd,
-        // Measuring of devices, RFC 2544.
-        () if a == 198 && (18..20).contains(&b) => Kind::Odd,
-        () => Kind::Public,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn reason(external: &str, observed: Option<&str>) -> Option<String> {
-        unusable(external.parse().unwrap(), observed.map(|ip| ip.parse().unwrap()))
-    }
-
-    #[test]
-    fn addresses_of_the_internet_are_usable() {
-        for ip in ["128.66.0.1", "8.8.8.8", "100.63.255.255", "100.128.0.1", "172.32.0.1", "192.0.1.1"] {
-            assert_eq!(reason(ip, None), None, "{ip}");
-            assert_eq!(reason(ip, Some(ip)), None, "{ip}");
-        }
-    }
-
-    #[test]
-    fn a_router_behind_another_nat_is_told() {
-        for ip in ["10.0.0.2", "172.16.0.1", "192.168.178.2", "100.64.0.1", "100.127.255.254", "192.0.0.4"] {
-            let reason = reason(ip, None).unwrap();
-            assert!(reason.contains("behind another NAT") && reason.contains(ip), "{reason}");
-        }
-        let reason = reason("128.66.0.1", Some("128.66.0.9")).unwrap();
-        assert!(reason.contains("behind another NAT") && reason.contains("128.66.0.9"), "{reason}");
-    }
-
-    #[test]
-    fn what_is_no_address_is_not_usable() {
-        for ip in ["0.0.0.0", "127.0.0.1", "169.254.1.1", "224.0.0.1", "255.255.255.255", "203.0.113.1", "198.18.0.1"] {
-            assert!(reason(ip, None).is_some(), "{ip}");
-        }
-    }
 
     #[test]
     fn only_usable_addresses_are_told() {

@@ -6,7 +6,7 @@ use libp2p::Multiaddr;
 use tokio::time::Instant;
 
 use super::route::{is_dialable, without_peer};
-use crate::node::{KnownAddressView, KnownSource};
+use crate::node::{DialCause, KnownAddressView, KnownSource};
 
 /// Addresses tried in one dial.
 pub(super) const MAX_DIAL_ADDRESSES: usize = 32;
@@ -34,7 +34,7 @@ struct Known {
     sources: Vec<KnownSource>,
     told: Instant,
     tried: Option<Instant>,
-    outcome: Option<Result<(), String>>,
+    outcome: Option<Result<(), DialCause>>,
     worked: Option<Instant>,
     /// In a row.
     failures: u32,
@@ -154,12 +154,12 @@ impl Addresses {
 
     /// An address did not lead to the peer. One that failed often and that
     /// nobody vouches for is forgotten.
-    pub(super) fn failed(&mut self, address: &Multiaddr, cause: &str, now: Instant) {
+    pub(super) fn failed(&mut self, address: &Multiaddr, cause: &DialCause, now: Instant) {
         let address = without_peer(address);
         let Some(position) = self.all.iter().position(|known| known.address == address) else { return };
         let known = &mut self.all[position];
         known.tried = Some(now);
-        known.outcome = Some(Err(cause.to_owned()));
+        known.outcome = Some(Err(cause.clone()));
         known.failures = known.failures.saturating_add(1);
         let vouched = [KnownSource::Book, KnownSource::Lan, KnownSource::Relay].iter().any(|source| known.has(*source));
         if known.failures >= MAX_FAILURES && !vouched && now.saturating_duration_since(known.told) >= FRESH {
@@ -255,13 +255,13 @@ mod tests {
         addresses.worked(&addr(2), later);
         addresses.add(KnownSource::Lan, &addr(1), now);
         assert_eq!(ports(&addresses), ["1", "2", "7", "3", "6", "4", "5"]);
-        addresses.failed(&addr(3), "timed out", later);
-        addresses.failed(&addr(7), "timed out", later);
+        addresses.failed(&addr(3), &DialCause::TimedOut, later);
+        addresses.failed(&addr(7), &DialCause::TimedOut, later);
         assert_eq!(ports(&addresses), ["1", "2", "6", "4", "5", "7", "3"]);
         let views = addresses.views(later);
         assert_eq!(views[0].source, KnownSource::Lan);
         assert_eq!((views[1].source, views[1].outcome.clone()), (KnownSource::Worked, Some(Ok(()))));
-        assert_eq!(views[6].outcome, Some(Err("timed out".to_owned())));
+        assert_eq!(views[6].outcome, Some(Err(DialCause::TimedOut)));
         assert_eq!(views[6].age, Duration::from_secs(1));
     }
 
@@ -302,7 +302,7 @@ mod tests {
         for n in 1..=MAX_FAILURES {
             assert_eq!(addresses.all.len(), 2);
             for address in [addr(1), addr(2)] {
-                addresses.failed(&address, "timed out", now + FRESH * n);
+                addresses.failed(&address, &DialCause::TimedOut, now + FRESH * n);
             }
         }
         assert_eq!(ports(&addresses), ["1"]);
@@ -316,7 +316,7 @@ mod tests {
         assert!(!addresses.is_fresh(now));
         addresses.worked(&addr(1), now);
         assert!(addresses.is_fresh(now) && !addresses.is_fresh(now + FRESH));
-        addresses.failed(&addr(1), "timed out", now);
+        addresses.failed(&addr(1), &DialCause::TimedOut, now);
         assert!(!addresses.is_fresh(now));
     }
 }

@@ -1,14 +1,18 @@
-//! Why a dial failed, in words for a person.
+//! What went wrong with a dial or a relay, from the errors of libp2p.
 
 use std::{error::Error, io};
 
 use libp2p::{
     Multiaddr, PeerId, TransportError, allow_block_list,
+    relay::outbound::hop::{ConnectError, ReserveError},
     swarm::{ConnectionDenied, DialError},
 };
 
 use super::{limits, route::without_peer};
-use crate::node::{DialAttempt, NodeError};
+use crate::{
+    node::{DialAttempt, DialCause, NodeError, RelayTrouble},
+    wire::circuit::CircuitError,
+};
 
 /// Most characters of a cause; some libraries nest theirs without end.
 const MAX_CAUSE_CHARS: usize = 200;
@@ -16,25 +20,25 @@ const MAX_CAUSE_CHARS: usize = 200;
 /// The error of a dial that tried these addresses.
 pub(super) fn dial_failure(peer: PeerId, tried: &[Multiaddr], error: &DialError) -> NodeError {
     let unreachable = |attempts| NodeError::Unreachable { peer, attempts };
-    let at = |address: &Multiaddr, cause: String| DialAttempt { address: Some(without_peer(address)), cause };
+    let at = |address: &Multiaddr, cause: DialCause| DialAttempt { address: Some(without_peer(address)), cause };
     match error {
-        DialError::LocalPeerId { address } => unreachable(vec![at(address, "this node itself answered".to_owned())]),
+        DialError::LocalPeerId { address } => unreachable(vec![at(address, DialCause::Myself)]),
         DialError::NoAddresses => NodeError::NoAddress(peer),
         DialError::WrongPeerId { obtained, address } => {
-            unreachable(vec![at(address, format!("wrong peer id: expected {peer}, got {obtained}"))])
+            unreachable(vec![at(address, DialCause::WrongPeer { expected: peer, obtained: *obtained })])
         }
         DialError::Denied { cause } => denied(peer, cause),
         DialError::Transport(errors) => {
             unreachable(errors.iter().map(|(address, error)| at(address, transport_cause(error))).collect())
         }
-        DialError::Aborted => unreachable(all(tried, "given up")),
-        DialError::DialPeerConditionFalse(_) => unreachable(all(tried, "not tried")),
+        DialError::Aborted => unreachable(all(tried, &DialCause::GivenUp)),
+        DialError::DialPeerConditionFalse(_) => unreachable(all(tried, &DialCause::NotTried)),
     }
 }
 
 /// The error of a dial that took too long.
 pub(super) fn dial_timeout(peer: PeerId, tried: &[Multiaddr]) -> NodeError {
-    NodeError::Unreachable { peer, attempts: all(tried, "timed out") }
+    NodeError::Unreachable { peer, attempts: all(tried, &DialCause::TimedOut) }
 }
 
 /// A limit that refused a connection, if it was one of this node's.
@@ -47,9 +51,18 @@ pub(super) fn exceeded(cause: &ConnectionDenied) -> Option<String> {
     Some(format!("this node's memory limit is reached: {memory}"))
 }
 
-/// The innermost cause of an error, in a text of bounded length.
-pub(super) fn innermost_text(error: &io::Error) -> String {
-    innermost(error).to_string().chars().take(MAX_CAUSE_CHARS).collect()
+/// Why a relay is not connected.
+pub(super) fn not_reached(failure: &NodeError) -> RelayTrouble {
+    RelayTrouble::NotReached(shown(&failure.to_string()))
+}
+
+/// Why the reservation at a relay ended.
+pub(super) fn reservation_ended(error: &io::Error) -> RelayTrouble {
+    match find::<ReserveError>(error) {
+        Some(ReserveError::Refused) => RelayTrouble::Refused,
+        Some(ReserveError::ResourceLimitExceeded) => RelayTrouble::Full,
+        _ => RelayTrouble::Ended(shown(&innermost(error).to_string())),
+    }
 }
 
 /// The system's own error within one of libp2p's. Some layers hide it from
@@ -72,44 +85,62 @@ fn denied(peer: PeerId, cause: &ConnectionDenied) -> NodeError {
     if cause.source().is_some_and(|inner| inner.is::<allow_block_list::Blocked>()) {
         return NodeError::Blocked(peer);
     }
-    let cause = innermost(cause).to_string();
+    let cause = DialCause::Other(shown(&innermost(cause).to_string()));
     NodeError::Unreachable { peer, attempts: vec![DialAttempt { address: None, cause }] }
 }
 
-fn all(tried: &[Multiaddr], cause: &str) -> Vec<DialAttempt> {
-    tried.iter().map(|address| DialAttempt { address: Some(address.clone()), cause: cause.to_owned() }).collect()
+fn all(tried: &[Multiaddr], cause: &DialCause) -> Vec<DialAttempt> {
+    tried.iter().map(|address| DialAttempt { address: Some(address.clone()), cause: cause.clone() }).collect()
 }
 
 /// Why one address failed.
-pub(super) fn transport_cause(error: &TransportError<io::Error>) -> String {
-    let TransportError::Other(error) = error else {
-        return "this kind of address is not supported".to_owned();
-    };
+pub(super) fn transport_cause(error: &TransportError<io::Error>) -> DialCause {
+    let TransportError::Other(error) = error else { return DialCause::Unsupported };
+    if is_not_at_relay(error) {
+        return DialCause::NotAtRelay;
+    }
     if let Some(known) = chain(error).find_map(|error| known_cause(error.downcast_ref::<io::Error>()?.kind())) {
-        return known.to_owned();
+        return known;
     }
     let text = innermost(error).to_string();
     if let Some(known) = os_number(&text).and_then(|number| known_cause(io::Error::from_raw_os_error(number).kind())) {
-        return known.to_owned();
+        return known;
     }
-    let known = [("timed out", "timed out"), ("Timeout", "timed out"), ("no record", "name not found")];
-    match known.iter().find(|(part, _)| text.contains(part)) {
-        Some((_, cause)) => (*cause).to_owned(),
-        None => text.chars().take(MAX_CAUSE_CHARS).collect(),
+    // These have no types of their own.
+    let says = |part| text.contains(part);
+    match () {
+        () if says("timed out") || says("Timeout") => DialCause::TimedOut,
+        () if says("no record") => DialCause::NameNotFound,
+        () => DialCause::Other(shown(&text)),
     }
 }
 
-fn known_cause(kind: io::ErrorKind) -> Option<&'static str> {
+/// Whether the relay said that it does not have the peer.
+fn is_not_at_relay(error: &io::Error) -> bool {
+    matches!(find(error), Some(CircuitError::NoReservation)) || matches!(find(error), Some(ConnectError::NoReservation))
+}
+
+fn known_cause(kind: io::ErrorKind) -> Option<DialCause> {
     Some(match kind {
-        io::ErrorKind::ConnectionRefused => "connection refused",
-        io::ErrorKind::ConnectionReset => "connection reset by the other side",
-        io::ErrorKind::TimedOut => "timed out",
-        io::ErrorKind::HostUnreachable => "no route to host",
-        io::ErrorKind::NetworkUnreachable => "network unreachable",
-        io::ErrorKind::AddrNotAvailable => "this node has no address of that kind",
-        io::ErrorKind::UnexpectedEof => "closed by the other side",
+        io::ErrorKind::ConnectionRefused => DialCause::Refused,
+        io::ErrorKind::ConnectionReset => DialCause::Reset,
+        io::ErrorKind::TimedOut => DialCause::TimedOut,
+        io::ErrorKind::HostUnreachable => DialCause::NoRoute,
+        io::ErrorKind::NetworkUnreachable => DialCause::NetworkUnreachable,
+        io::ErrorKind::AddrNotAvailable => DialCause::NoOwnAddress,
+        io::ErrorKind::UnexpectedEof => DialCause::Closed,
         _ => return None,
     })
+}
+
+/// The words of a library, in a line of bounded length.
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_CAUSE_CHARS).collect()
+}
+
+/// The first of this kind among an error and its causes.
+fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    chain(error).find_map(|error| error.downcast_ref())
 }
 
 /// The error and its causes. `io::Error` skips the error it wraps in
@@ -134,18 +165,44 @@ fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) 
 mod tests {
     use super::*;
 
+    fn cause(error: io::Error) -> DialCause {
+        transport_cause(&TransportError::Other(error))
+    }
+
     #[test]
-    fn nested_causes_are_short() {
-        let nested = |kind: io::ErrorKind| {
-            TransportError::Other(io::Error::other(io::Error::other(io::Error::new(kind, "Multiple dial errors"))))
-        };
-        assert_eq!(transport_cause(&nested(io::ErrorKind::ConnectionRefused)), "connection refused");
-        assert_eq!(transport_cause(&nested(io::ErrorKind::TimedOut)), "timed out");
-        let hidden = TransportError::Other(io::Error::other("all failed: Connection refused (os error 111)"));
-        assert_eq!(transport_cause(&hidden), "connection refused");
-        let plain = TransportError::Other(io::Error::other("Handshake with the remote timed out."));
-        assert_eq!(transport_cause(&plain), "timed out");
-        let long = TransportError::Other(io::Error::other("x".repeat(1000)));
-        assert_eq!(transport_cause(&long).len(), MAX_CAUSE_CHARS);
+    fn nested_causes_are_found() {
+        let nested = |kind| io::Error::other(io::Error::other(io::Error::new(kind, "Multiple dial errors")));
+        assert_eq!(cause(nested(io::ErrorKind::ConnectionRefused)), DialCause::Refused);
+        assert_eq!(cause(nested(io::ErrorKind::TimedOut)), DialCause::TimedOut);
+        assert_eq!(cause(io::Error::other("all failed: Connection refused (os error 111)")), DialCause::Refused);
+        assert_eq!(cause(io::Error::other("Handshake with the remote timed out.")), DialCause::TimedOut);
+    }
+
+    #[test]
+    fn words_of_others_are_short() {
+        let DialCause::Other(text) = cause(io::Error::other("\u{1b}x\n".repeat(1000))) else { panic!("known") };
+        assert_eq!(text, "x".repeat(MAX_CAUSE_CHARS));
+    }
+
+    #[test]
+    fn what_relays_say_is_known() {
+        use libp2p::relay::client::transport::Error as Relay;
+        let own = io::Error::other(CircuitError::NoReservation);
+        let stock = io::Error::other(Relay::Connect(ConnectError::NoReservation));
+        for error in [own, io::Error::other(stock)] {
+            assert_eq!(cause(error), DialCause::NotAtRelay);
+        }
+        let reserve = |error| reservation_ended(&io::Error::other(Relay::Reservation(error)));
+        assert_eq!(reserve(ReserveError::Refused), RelayTrouble::Refused);
+        assert_eq!(reserve(ReserveError::ResourceLimitExceeded), RelayTrouble::Full);
+        assert_eq!(reserve(ReserveError::Unsupported).to_string(), ReserveError::Unsupported.to_string());
+    }
+
+    /// They are shown as libp2p puts them.
+    #[test]
+    fn words_stay_those_of_libp2p() {
+        assert_eq!(RelayTrouble::Refused.to_string(), ReserveError::Refused.to_string());
+        assert_eq!(RelayTrouble::Full.to_string(), ReserveError::ResourceLimitExceeded.to_string());
+        assert_eq!(DialCause::NotAtRelay.to_string(), CircuitError::NoReservation.to_string());
     }
 }

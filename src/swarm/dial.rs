@@ -20,7 +20,7 @@ use super::{
     task::Task,
 };
 use crate::{
-    node::{DialAttempt, NodeError},
+    node::{DialAttempt, DialCause, NodeError},
     types::Route,
 };
 
@@ -147,7 +147,7 @@ impl Task {
     fn give_up_errands(&mut self, relay: PeerId, why: &NodeError, now: Instant) {
         for id in self.relays.errands.give_up(&relay) {
             let Some(dial) = self.pending.dialled(id) else { continue };
-            let cause = format!("its relay was not reached: {why}");
+            let cause = DialCause::Other(format!("its relay was not reached: {why}"));
             let attempts = dial.addresses.iter().cloned().map(Some);
             let attempts = attempts.map(|address| DialAttempt { address, cause: cause.clone() }).collect();
             self.after_failure(dial, NodeError::Unreachable { peer: relay, attempts }, now);
@@ -178,7 +178,7 @@ impl Task {
             if matches!(error, DialError::Transport(_) | DialError::WrongPeerId { .. }) {
                 self.note_outcome(dial.peer, &failure, now);
             }
-            self.relays.client.dial_failed(dial.peer, id, &failure.to_string(), now, rand::random());
+            self.relays.client.dial_failed(dial.peer, id, &cause::not_reached(&failure), now, rand::random());
             self.after_failure(dial, failure, now);
         }
     }

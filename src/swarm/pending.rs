@@ -13,7 +13,7 @@ use super::{
     route::{is_circuit, relay_of},
     timers::Timers,
 };
-use crate::node::{Connected, DIAL_DEADLINE, DialAttempt, NodeError, Pong};
+use crate::node::{Connected, DIAL_DEADLINE, DialAttempt, DialCause, NodeError, Pong};
 
 /// Dials at once; past this a command is refused and a redial waits.
 const MAX_DIALS: usize = 256;
@@ -247,7 +247,7 @@ impl Pending {
             }
             other if attempts.is_empty() => other,
             other => {
-                attempts.push(DialAttempt { address: None, cause: other.to_string() });
+                attempts.push(DialAttempt { address: None, cause: DialCause::Other(other.to_string()) });
                 NodeError::Unreachable { peer, attempts: attempts.clone() }
             }
         };

@@ -4,10 +4,7 @@ use libp2p::PeerId;
 use tokio::time::Instant;
 
 use super::{punch, task::Task};
-use crate::{
-    node::{ConnectionView, MappedPortView, MappedView, MappingProtocol, MappingsView, PathView, ReachView},
-    ports::{Mapped, MappingView, Method, PortView, Transport},
-};
+use crate::node::{ConnectionView, PathView, ReachView};
 
 impl Task {
     /// How this node can be reached.
@@ -18,7 +15,7 @@ impl Task {
             nat_v4: self.reach.nat(false, now),
             nat_v6: self.reach.nat(true, now),
             addresses: self.reach.addresses(now),
-            mappings: self.mappings.as_ref().map(|view| mappings(&view.borrow(), now.into_std())),
+            mappings: self.mappings.as_ref().map(|view| view.borrow().clone()),
             relays: self.relays.client.views(rtt),
             serving: self.relays.server.view(),
             finding,
@@ -52,37 +49,5 @@ impl Task {
             next_try,
             dialling: self.pending.is_dialling(&peer),
         })
-    }
-}
-
-fn mappings(view: &MappingView, now: std::time::Instant) -> MappingsView {
-    MappingsView {
-        gateway: view.gateway.map(Into::into),
-        router: view.router.clone().unwrap_or_default(),
-        settled: view.settled,
-        ports: view.ports.iter().map(|port| mapped_port(port, now)).collect(),
-    }
-}
-
-fn mapped_port(port: &PortView, now: std::time::Instant) -> MappedPortView {
-    let reason = port.mapped.as_ref().and_then(|mapped| mapped.reason.clone());
-    MappedPortView {
-        udp: port.transport == Transport::Udp,
-        internal_port: port.internal_port,
-        mapped: port.mapped.as_ref().map(|mapped| mapped_view(mapped, now)),
-        detail: reason.or_else(|| port.error.clone()).unwrap_or_default(),
-    }
-}
-
-fn mapped_view(mapped: &Mapped, now: std::time::Instant) -> MappedView {
-    MappedView {
-        protocol: match mapped.method {
-            Method::Pcp => MappingProtocol::Pcp,
-            Method::NatPmp => MappingProtocol::NatPmp,
-            Method::Upnp => MappingProtocol::Upnp,
-        },
-        external: mapped.external.into(),
-        expires_in: mapped.expires.saturating_duration_since(now),
-        usable: mapped.usable,
     }
 }

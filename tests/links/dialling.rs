@@ -7,7 +7,7 @@ use std::{
 
 use libp2p::{Multiaddr, PeerId};
 use p2p_node::{
-    node::{DialTarget, NodeError, NodeEvent, Standing},
+    node::{DialCause, DialTarget, NodeError, NodeEvent, Standing},
     swarm::{ListenAddress, SwarmConfig},
 };
 
@@ -128,7 +128,7 @@ async fn every_address_tried_is_named() {
     };
     for address in addresses {
         let attempt = attempts.iter().find(|attempt| attempt.address.as_ref() == Some(&address)).unwrap();
-        assert_eq!(attempt.cause, "connection refused");
+        assert_eq!(attempt.cause, DialCause::Refused);
     }
 }
 

@@ -6,7 +6,10 @@ use super::{
     Own,
     address::{Scope, ip, scope},
 };
-use crate::node::{NatClass, NatView};
+use crate::{
+    node::{NatClass, NatView},
+    ports::PortView,
+};
 
 /// A NAT in a line.
 pub(in crate::api) fn summary(nat: &NatView) -> String {
@@ -67,13 +70,11 @@ pub(super) enum Beyond {
 /// is no public address, or not the one that others see.
 pub(super) fn beyond(own: &Own<'_>) -> Beyond {
     let nat = &own.reach.nat_v4;
-    let granted = own.reach.mappings.iter().flat_map(|mappings| &mappings.ports);
-    let mut outer = granted.filter_map(|port| port.mapped).map(|mapped| mapped.external.ip()).filter(|ip| ip.is_ipv4());
-    let first = outer.next();
+    let ports = || own.reach.mappings.iter().flat_map(|mappings| &mappings.ports);
+    let first = ports().find_map(|port| port.mapped.as_ref()).map(|mapped| IpAddr::from(*mapped.external.ip()));
     let in_carrier = own.listen.iter().filter_map(ip).any(|ip| scope(ip) == Scope::Carrier);
     // A router that forwards nothing may say so too.
-    let details = own.reach.mappings.iter().flat_map(|mappings| &mappings.ports).map(|port| &port.detail);
-    let told = details.into_iter().any(|detail| detail.contains("behind another NAT"));
+    let told = ports().any(PortView::is_behind_nat);
     match first.map(scope) {
         _ if in_carrier || nat.public_ip.map(scope) == Some(Scope::Carrier) => Beyond::Carrier,
         Some(Scope::Carrier) => Beyond::Carrier,

@@ -1,5 +1,7 @@
 //! Of this node: can others reach it, and what stands in the way.
 
+use std::fmt::Display;
+
 use libp2p::PeerId;
 
 use super::{
@@ -7,7 +9,10 @@ use super::{
     address::{Scope, external_setting, ip, is_public, is_v6, ports, scope},
     nat::{Beyond, beyond, summary},
 };
-use crate::node::{AddressSource, AddressView, MappingsView, NatClass, ReachView, RelayState, RelayView, Verdict};
+use crate::{
+    node::{AddressSource, AddressView, NatClass, ReachView, RelayState, RelayTrouble, RelayView, Verdict},
+    ports::{MappingView, Trouble},
+};
 
 /// Names the advice that Status tells too.
 pub(in crate::api) const NEEDS_RELAY: &str = "NEEDS_RELAY";
@@ -152,7 +157,7 @@ pub(super) fn mapping_cures(own: &Own<'_>) -> Vec<String> {
     if asked && both.is_empty() { vec![by_itself, by_hand] } else { vec![by_hand] }
 }
 
-fn has_mapping(mappings: &MappingsView) -> bool {
+fn has_mapping(mappings: &MappingView) -> bool {
     mappings.ports.iter().any(|port| port.mapped.is_some())
 }
 
@@ -160,12 +165,12 @@ fn relay_trouble(relay: &RelayView, own: &Own<'_>) -> Option<Advice> {
     if relay.state != RelayState::Waiting {
         return None;
     }
-    let (peer, detail) = (relay.peer, because(&relay.detail));
-    if relay.detail.contains("limit exceeded") {
+    let (peer, detail) = (relay.peer, because(relay.trouble.as_ref()));
+    if relay.trouble == Some(RelayTrouble::Full) {
         let cures = vec!["on the relay, raise `limits.relay_reservations`".to_owned(), "name another relay".to_owned()];
         return Some(Advice::new("RELAY_REFUSES", format!("relay {peer} is full{detail}"), cures));
     }
-    if relay.connections > 0 || is_refusal(&relay.detail) {
+    if relay.connections > 0 || relay.trouble == Some(RelayTrouble::Refused) {
         let cures = vec![
             format!(
                 "on the relay, run `p2p-node peer add {}`: with `serve = \"auto\"` it serves trusted peers only",
@@ -194,16 +199,8 @@ fn relay_trouble(relay: &RelayView, own: &Own<'_>) -> Option<Advice> {
     Some(Advice::new("RELAY_UNREACHABLE", format!("relay {peer} cannot be reached{detail}"), cures))
 }
 
-/// What the relay client says of a relay that answered no.
-fn is_refusal(detail: &str) -> bool {
-    let detail = detail.to_lowercase();
-    ["refused the reservation", "reservation refused", "denied", "limit exceeded", "permission"]
-        .iter()
-        .any(|word| detail.contains(word))
-}
-
-fn because(detail: &str) -> String {
-    if detail.is_empty() { String::new() } else { format!(": {detail}") }
+fn because(cause: Option<impl Display>) -> String {
+    cause.map_or_else(String::new, |cause| format!(": {cause}"))
 }
 
 fn listed(relay: &RelayView) -> String {
@@ -235,7 +232,8 @@ fn addresses(own: &Own<'_>) -> Vec<Advice> {
 }
 
 fn address(view: &AddressView, own: &Own<'_>) -> Option<Advice> {
-    let (address, tried, detail) = (&view.address, servers(&view.verified_by), because(&view.detail));
+    let (address, tried, detail) =
+        (&view.address, servers(&view.verified_by), because(Some(&view.detail).filter(|detail| !detail.is_empty())));
     let ports = ports(own.listen);
     let host = format!("let {ports} in: the firewall of this host");
     match view.source {
@@ -311,12 +309,12 @@ fn outer_nat(own: &Own<'_>) -> Option<Advice> {
 fn no_mapping(own: &Own<'_>) -> Option<Advice> {
     let mappings = own.reach.mappings.as_ref().filter(|mappings| mappings.settled && !has_mapping(mappings))?;
     let gateway = mappings.gateway?;
-    let detail = mappings.ports.iter().map(|port| port.detail.as_str()).find(|detail| !detail.is_empty());
     // What to do about it is told here, for all ports at once.
-    let detail = detail.map_or("", |detail| detail.split("; ").next().unwrap_or(detail));
-    let cause = match detail {
-        said if said.starts_with("the router at") => format!("no port is forwarded: {said}"),
-        _ => format!("the router at {gateway} forwards no port{}", because(detail)),
+    let cause = match mappings.ports.iter().find_map(|port| port.error.as_ref()) {
+        Some(said @ (Trouble::Silent { .. } | Trouble::Refused { address: None, .. })) => {
+            format!("no port is forwarded: {}", said.cause())
+        }
+        error => format!("the router at {gateway} forwards no port{}", because(error.map(Trouble::cause))),
     };
     Some(Advice::new("NO_MAPPING", cause, mapping_cures(own)))
 }

@@ -8,7 +8,7 @@ use super::{
     node::{NEEDS_RELAY, Reachability, mapping_cures, reachability},
 };
 use crate::{
-    node::{KnownAddressView, NatClass, NatView, PathView, PunchView, RelayState, relay_of},
+    node::{DialCause, KnownAddressView, NatClass, NatView, PathView, PunchView, RelayState, relay_of},
     types::Route,
 };
 
@@ -26,6 +26,9 @@ pub(in crate::api) struct Peer<'a> {
     /// It is connected and refuses messages of this node.
     pub(in crate::api) refuses: bool,
 }
+
+/// An address that did not lead to the peer, and why.
+type Failed<'a> = (&'a KnownAddressView, &'a DialCause);
 
 /// The sum of it in a line, and what is wrong, the most important first.
 pub(in crate::api) fn peer(peer: &Peer<'_>, own: &Own<'_>) -> (String, Vec<Advice>) {
@@ -105,7 +108,7 @@ fn away(peer: &Peer<'_>, own: &Own<'_>) -> (String, Vec<Advice>) {
         ];
         return ("not connected: nothing is known of it".to_owned(), vec![Advice::new("UNKNOWN_PEER", cause, cures)]);
     };
-    let failed: Vec<(&KnownAddressView, &str)> = path.addresses.iter().filter_map(failure).collect();
+    let failed: Vec<Failed<'_>> = path.addresses.iter().filter_map(failure).collect();
     let untried = path.addresses.len() - failed.len();
     let advice = match () {
         () if path.addresses.is_empty() => vec![not_found(peer.id, own, u32::from(own.reach.finding.bootstrapped))],
@@ -131,15 +134,16 @@ fn short(code: &str) -> &'static str {
     }
 }
 
-fn failure(view: &KnownAddressView) -> Option<(&KnownAddressView, &str)> {
+fn failure(view: &KnownAddressView) -> Option<Failed<'_>> {
     match &view.outcome {
         Some(Err(cause)) => Some((view, cause)),
         _ => None,
     }
 }
 
-fn failures(id: PeerId, failed: &[(&KnownAddressView, &str)], own: &Own<'_>) -> Vec<Advice> {
-    let relay = failed.iter().find(|(_, cause)| says_not_there(cause)).and_then(|(view, _)| relay_of(&view.address));
+fn failures(id: PeerId, failed: &[Failed<'_>], own: &Own<'_>) -> Vec<Advice> {
+    let not_there = failed.iter().find(|(_, cause)| **cause == DialCause::NotAtRelay);
+    let relay = not_there.and_then(|(view, _)| relay_of(&view.address));
     if let Some(relay) = relay {
         let cause = format!(
             "relay {relay} answers, and says that the peer is not connected to it: the peer is off, or has no network"
@@ -150,8 +154,7 @@ fn failures(id: PeerId, failed: &[(&KnownAddressView, &str)], own: &Own<'_>) -> 
         ];
         return vec![Advice::new("PEER_OFFLINE", cause, cures)];
     }
-    let direct: Vec<(&KnownAddressView, &str)> =
-        failed.iter().filter(|(view, _)| is_public(&view.address)).copied().collect();
+    let direct: Vec<Failed<'_>> = failed.iter().filter(|(view, _)| is_public(&view.address)).copied().collect();
     let mut all = Vec::new();
     all.extend(port_blocked(&direct, own));
     all.extend(all.is_empty().then(|| dials_failed(id, failed, own)));
@@ -162,30 +165,30 @@ fn failures(id: PeerId, failed: &[(&KnownAddressView, &str)], own: &Own<'_>) -> 
     all
 }
 
-fn dials_failed(id: PeerId, failed: &[(&KnownAddressView, &str)], own: &Own<'_>) -> Advice {
+fn dials_failed(id: PeerId, failed: &[Failed<'_>], own: &Own<'_>) -> Advice {
     /// The rest is in the list of addresses.
     const TOLD: usize = 3;
     let told: Vec<String> =
         failed.iter().take(TOLD).map(|(view, cause)| format!("{}: {cause}", view.address)).collect();
     let more = failed.len().saturating_sub(TOLD);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-    let any = |words: &[&str]| failed.iter().any(|(_, cause)| words.iter().any(|word| cause.contains(word)));
+    let any = |fits: fn(&DialCause) -> bool| failed.iter().any(|(_, cause)| fits(cause));
     let mut cures = Vec::new();
-    if any(&["refused"]) {
+    if any(|cause| *cause == DialCause::Refused) {
         cures.push("over there, start the daemon: the host answers, and nothing listens on that port".to_owned());
     }
-    if any(&["wrong peer id"]) {
+    if any(|cause| matches!(cause, DialCause::WrongPeer { .. })) {
         cures.push(format!(
             "give its present address (`p2p-node peer add {id} --address MULTIADDR`): another node lives at the old one"
         ));
     }
-    if any(&["timed out", "no route"]) {
+    if any(|cause| matches!(cause, DialCause::TimedOut | DialCause::NoRoute)) {
         cures.push("over there, see that the host is on, that the address is still its own, and that its firewall lets the port in".to_owned());
     }
-    if any(&["unreachable", "no address of that kind"]) {
+    if any(|cause| matches!(cause, DialCause::NetworkUnreachable | DialCause::NoOwnAddress)) {
         cures.push("see that this host has a network of that kind: IPv6 addresses need IPv6 on both sides".to_owned());
     }
-    if any(&["name not found"]) {
+    if any(|cause| *cause == DialCause::NameNotFound) {
         cures.push("correct the host name in the address".to_owned());
     }
     if cures.is_empty() || !own.reach.finding.bootstrapped {
@@ -194,16 +197,11 @@ fn dials_failed(id: PeerId, failed: &[(&KnownAddressView, &str)], own: &Own<'_>)
     Advice::new("DIALS_FAILED", format!("no address of the peer worked: {}{more}", told.join("; ")), cures)
 }
 
-/// What a relay says of a peer that has no reservation there.
-fn says_not_there(cause: &str) -> bool {
-    let cause = cause.to_lowercase();
-    ["no reservation", "noreservation", "not connected to the relay"].iter().any(|words| cause.contains(words))
-}
-
 /// Nothing outside answers at all, on one port: a network that lets only the
 /// web out.
-fn port_blocked(direct: &[(&KnownAddressView, &str)], own: &Own<'_>) -> Option<Advice> {
-    let silent = |cause: &str| ["timed out", "unreachable", "no route"].iter().any(|word| cause.contains(word));
+fn port_blocked(direct: &[Failed<'_>], own: &Own<'_>) -> Option<Advice> {
+    let silent =
+        |cause: &DialCause| matches!(cause, DialCause::TimedOut | DialCause::NetworkUnreachable | DialCause::NoRoute);
     let mut ports: Vec<u16> = direct.iter().filter_map(|(view, _)| port(&view.address)).map(|(port, _)| port).collect();
     ports.sort_unstable();
     ports.dedup();

@@ -1,13 +1,18 @@
 //! The words, case by case.
 
-use std::time::Duration;
+use std::{
+    net::Ipv4Addr,
+    num::NonZeroU16,
+    time::{Duration, Instant},
+};
 
 use super::*;
 use crate::{
     node::{
-        AddressSource, AddressView, ConnectionView, KnownAddressView, KnownSource, MappedPortView, MappedView,
-        MappingProtocol, MappingsView, NatClass, NatView, PathView, PunchView, RelayState, RelayView, Verdict,
+        AddressSource, AddressView, ConnectionView, DialCause, KnownAddressView, KnownSource, NatClass, NatView,
+        PathView, PunchView, RelayState, RelayTrouble, RelayView, Verdict,
     },
+    ports::{BadAddress, Forward, Mapped, MappingView, Method, PortView, Transport, Trouble},
     types::Route,
 };
 
@@ -34,7 +39,7 @@ fn own_address(text: &str, source: AddressSource, verdict: Verdict) -> AddressVi
     }
 }
 
-fn relay(state: RelayState, connections: u32, detail: &str) -> RelayView {
+fn relay(state: RelayState, connections: u32, trouble: Option<RelayTrouble>) -> RelayView {
     RelayView {
         peer: PeerId::random(),
         configured: true,
@@ -44,20 +49,30 @@ fn relay(state: RelayState, connections: u32, detail: &str) -> RelayView {
         rtt: None,
         max_circuit_duration: None,
         max_circuit_bytes: None,
-        detail: detail.to_owned(),
+        trouble,
     }
 }
 
-fn mappings(external: Option<&str>, detail: &str) -> Option<MappingsView> {
-    let mapped = external.map(|external| MappedView {
-        protocol: MappingProtocol::Pcp,
+/// What a relay has that no dial led to.
+fn away(cause: &str) -> Option<RelayTrouble> {
+    Some(RelayTrouble::NotReached(cause.to_owned()))
+}
+
+fn mappings(external: Option<&str>) -> Option<MappingView> {
+    let gateway = Ipv4Addr::new(192, 168, 1, 1);
+    let mapped = external.map(|external| Mapped {
+        method: Method::Pcp,
+        router: gateway,
         external: external.parse().unwrap(),
-        expires_in: Duration::from_secs(60),
+        expires: Instant::now() + Duration::from_secs(60),
         usable: true,
+        reason: None,
     });
-    let port = MappedPortView { udp: true, internal_port: 4001, mapped, detail: detail.to_owned() };
-    let gateway = Some("192.168.1.1".parse().unwrap());
-    Some(MappingsView { gateway, router: String::new(), settled: true, ports: vec![port] })
+    let (transport, port) = (Transport::Udp, NonZeroU16::new(4001).unwrap());
+    let by_hand = Forward { transport, port, to: Ipv4Addr::new(192, 168, 1, 5) };
+    let error = mapped.is_none().then_some(Trouble::Silent { router: gateway, by_hand });
+    let port = PortView { transport, internal_port: port.get(), mapped, error };
+    Some(MappingView { gateway: Some(gateway), router: None, settled: true, ports: vec![port] })
 }
 
 /// A node at home, behind a router.
@@ -108,10 +123,10 @@ fn behind_a_nat_without_a_relay() {
 #[test]
 fn a_relay_that_is_being_asked_is_no_need_of_one() {
     for state in [RelayState::Connecting, RelayState::Reserving] {
-        let reach = ReachView { relays: vec![relay(state, 0, "")], ..home(NatClass::EndpointIndependent) };
+        let reach = ReachView { relays: vec![relay(state, 0, None)], ..home(NatClass::EndpointIndependent) };
         assert_eq!(at_home(&reach).0, Reachability::Unknown);
     }
-    let reach = ReachView { relays: vec![relay(RelayState::Reserved, 1, "")], ..home(NatClass::EndpointIndependent) };
+    let reach = ReachView { relays: vec![relay(RelayState::Reserved, 1, None)], ..home(NatClass::EndpointIndependent) };
     let (far, advice) = at_home(&reach);
     assert_eq!((far, codes(&advice)), (Reachability::Relayed, vec!["RELAY_SPARE_MISSING"]));
 }
@@ -147,7 +162,7 @@ fn a_public_host_that_nobody_has_tried() {
 fn blocked_udp_is_told_with_its_cure() {
     let mut reach = home(NatClass::Unknown);
     reach.nat_v4.udp_blocked = true;
-    reach.relays = vec![relay(RelayState::Waiting, 0, "/ip4/128.66.0.9/udp/4001/quic-v1: timed out")];
+    reach.relays = vec![relay(RelayState::Waiting, 0, away("/ip4/128.66.0.9/udp/4001/quic-v1: timed out"))];
     let (_, advice) = at_home(&reach);
     says(&advice, "UDP_BLOCKED", &["UDP does not get out"], &["let UDP out"]);
     says(&advice, "RELAY_UNREACHABLE", &["timed out"], &["TCP address", "/tcp/4001", "p2p-node status"]);
@@ -155,14 +170,14 @@ fn blocked_udp_is_told_with_its_cure() {
 
 #[test]
 fn a_symmetric_nat_is_named() {
-    let reach = ReachView { relays: vec![relay(RelayState::Reserved, 1, "")], ..home(NatClass::EndpointDependent) };
+    let reach = ReachView { relays: vec![relay(RelayState::Reserved, 1, None)], ..home(NatClass::EndpointDependent) };
     let (_, advice) = at_home(&reach);
     says(&advice, "SYMMETRIC_NAT", &["another port"], &["forward UDP port 4001"]);
 }
 
 #[test]
 fn nothing_in_the_router_helps_behind_a_carriers_nat() {
-    let carrier = ReachView { mappings: mappings(Some("100.64.3.4:4001"), ""), ..home(NatClass::EndpointIndependent) };
+    let carrier = ReachView { mappings: mappings(Some("100.64.3.4:4001")), ..home(NatClass::EndpointIndependent) };
     let direct = home(NatClass::EndpointIndependent);
     for (reach, listen) in [(&carrier, HOME), (&direct, "/ip4/100.70.1.2/udp/4001/quic-v1")] {
         let (far, advice) = on(reach, &[address(listen)]);
@@ -176,7 +191,7 @@ fn nothing_in_the_router_helps_behind_a_carriers_nat() {
 #[test]
 fn two_routers_in_a_row() {
     for external in ["192.168.178.20:4001", "128.66.5.5:4001"] {
-        let reach = ReachView { mappings: mappings(Some(external), ""), ..home(NatClass::EndpointIndependent) };
+        let reach = ReachView { mappings: mappings(Some(external)), ..home(NatClass::EndpointIndependent) };
         let (_, advice) = at_home(&reach);
         says(&advice, "DOUBLE_NAT", &["behind another NAT"], &["bridge", "both forward UDP port 4001"]);
         says(&advice, NEEDS_RELAY, &[], &["and the router before that one too forward"]);
@@ -184,21 +199,39 @@ fn two_routers_in_a_row() {
 }
 
 #[test]
-fn a_router_that_gives_no_port() {
-    let reach = ReachView {
-        mappings: mappings(None, "no answer by PCP, NAT-PMP or UPnP"),
-        ..home(NatClass::EndpointIndependent)
+fn a_router_that_says_why_it_forwards_nothing() {
+    let mut reach = ReachView { mappings: mappings(None), ..home(NatClass::EndpointIndependent) };
+    let Some(Trouble::Silent { router, by_hand }) = reach.mappings.as_ref().unwrap().ports[0].error else { panic!() };
+    let refused = |address| Trouble::Refused {
+        router,
+        address,
+        refusals: vec![(Method::Pcp, "not allowed".to_owned()), (Method::Upnp, "error 606".to_owned())],
+        by_hand,
     };
+    for (trouble, cause, double) in [
+        (refused(None), "no port is forwarded: the router at 192.168.1.1 refuses: PCP: not allowed", false),
+        (refused(Some(BadAddress::Untold)), "the router at 192.168.1.1 forwards no port: the router has no", true),
+    ] {
+        reach.mappings.as_mut().unwrap().ports[0].error = Some(trouble);
+        let (_, advice) = at_home(&reach);
+        says(&advice, "NO_MAPPING", &[cause], &[]);
+        assert_eq!(codes(&advice).contains(&"DOUBLE_NAT"), double, "{advice:?}");
+    }
+}
+
+#[test]
+fn a_router_that_gives_no_port() {
+    let reach = ReachView { mappings: mappings(None), ..home(NatClass::EndpointIndependent) };
     let (_, advice) = at_home(&reach);
     let cures = ["switch on UPnP, NAT-PMP or PCP", "external = ["];
-    says(&advice, "NO_MAPPING", &["192.168.1.1", "no answer by PCP"], &cures);
+    says(&advice, "NO_MAPPING", &["no port is forwarded: the router at 192.168.1.1 answers neither PCP"], &cures);
 }
 
 #[test]
 fn a_mapping_that_nobody_can_use() {
     let mapped = own_address("/ip4/128.66.0.7/udp/4001/quic-v1", AddressSource::Mapped, Verdict::Unreachable);
     let reach = ReachView {
-        mappings: mappings(Some("128.66.0.7:4001"), ""),
+        mappings: mappings(Some("128.66.0.7:4001")),
         addresses: vec![mapped],
         ..home(NatClass::EndpointIndependent)
     };
@@ -235,13 +268,13 @@ fn firewalls_of_public_hosts() {
 #[test]
 fn relays_that_are_away_or_say_no() {
     let reach = |relays| ReachView { relays, ..home(NatClass::EndpointIndependent) };
-    let (far, advice) = at_home(&reach(vec![relay(RelayState::Waiting, 0, "connection refused")]));
+    let (far, advice) = at_home(&reach(vec![relay(RelayState::Waiting, 0, away("connection refused"))]));
     assert_eq!(far, Reachability::NeedsRelay);
     says(&advice, NEEDS_RELAY, &["its relay does not serve it"], &[]);
     says(&advice, "RELAY_UNREACHABLE", &["connection refused"], &["p2p-node status", "128.66.0.9"]);
-    let (_, advice) = at_home(&reach(vec![relay(RelayState::Waiting, 1, "it refused the reservation")]));
+    let (_, advice) = at_home(&reach(vec![relay(RelayState::Waiting, 1, Some(RelayTrouble::Refused))]));
     says(&advice, "RELAY_REFUSES", &["refused"], &["peer add", "serve = \"on\"", "another relay"]);
-    let (_, advice) = at_home(&reach(vec![relay(RelayState::Waiting, 1, "Remote reported resource limit exceeded.")]));
+    let (_, advice) = at_home(&reach(vec![relay(RelayState::Waiting, 1, Some(RelayTrouble::Full))]));
     says(&advice, "RELAY_REFUSES", &["is full"], &["limits.relay_reservations"]);
 }
 
@@ -264,14 +297,8 @@ fn nats_in_a_line() {
 
 // A peer
 
-fn known(text: &str, outcome: Option<Result<(), &str>>) -> KnownAddressView {
-    KnownAddressView {
-        address: address(text),
-        source: KnownSource::Book,
-        age: Duration::ZERO,
-        tried: None,
-        outcome: outcome.map(|outcome| outcome.map_err(str::to_owned)),
-    }
+fn known(text: &str, outcome: Option<Result<(), DialCause>>) -> KnownAddressView {
+    KnownAddressView { address: address(text), source: KnownSource::Book, age: Duration::ZERO, tried: None, outcome }
 }
 
 fn path(addresses: Vec<KnownAddressView>) -> PathView {
@@ -353,17 +380,18 @@ fn each_cause_of_a_failed_dial_has_its_cure() {
     let reach = home(NatClass::None);
     let at = "/ip4/128.66.1.1/udp/4001/quic-v1";
     for (cause, cure) in [
-        ("connection refused", "start the daemon"),
-        ("timed out", "the host is on"),
-        ("wrong peer id: expected x, got y", "another node lives"),
-        ("network unreachable", "IPv6 on both sides"),
-        ("this node has no address of that kind", "IPv6 on both sides"),
-        ("name not found", "host name"),
-        ("a cause that nobody foresaw", "another address"),
+        (DialCause::Refused, "start the daemon"),
+        (DialCause::TimedOut, "the host is on"),
+        (DialCause::WrongPeer { expected: PeerId::random(), obtained: PeerId::random() }, "another node lives"),
+        (DialCause::NetworkUnreachable, "IPv6 on both sides"),
+        (DialCause::NoOwnAddress, "IPv6 on both sides"),
+        (DialCause::NameNotFound, "host name"),
+        (DialCause::Other("a cause that nobody foresaw".to_owned()), "another address"),
     ] {
+        let words = cause.to_string();
         let (verdict, advice) = of(Some(&path(vec![known(at, Some(Err(cause)))])), &reach);
         assert_eq!(verdict, "not connected: no address of it worked");
-        says(&advice, "DIALS_FAILED", &[at, cause], &[cure]);
+        says(&advice, "DIALS_FAILED", &[at, &words], &[cure]);
     }
 }
 
@@ -372,8 +400,8 @@ fn a_relay_that_does_not_know_the_peer() {
     let relay = PeerId::random();
     let circuit = format!("/ip4/128.66.0.9/udp/4001/quic-v1/p2p/{relay}/p2p-circuit");
     let view = path(vec![
-        known("/ip4/128.66.1.1/udp/4001/quic-v1", Some(Err("timed out"))),
-        known(&circuit, Some(Err("Relay has no reservation for destination."))),
+        known("/ip4/128.66.1.1/udp/4001/quic-v1", Some(Err(DialCause::TimedOut))),
+        known(&circuit, Some(Err(DialCause::NotAtRelay))),
     ]);
     let (verdict, advice) = of(Some(&view), &home(NatClass::None));
     assert!(verdict.contains("off"), "{verdict}");
@@ -384,14 +412,14 @@ fn a_relay_that_does_not_know_the_peer() {
 fn a_network_that_lets_nothing_out_to_the_port() {
     let mut reach = home(NatClass::Unknown);
     reach.nat_v4.observers = 0;
-    reach.relays = vec![relay(RelayState::Waiting, 0, "timed out")];
-    let silent = |text: &str| known(text, Some(Err("timed out")));
+    reach.relays = vec![relay(RelayState::Waiting, 0, away("timed out"))];
+    let silent = |text: &str| known(text, Some(Err(DialCause::TimedOut)));
     let both = vec![silent("/ip4/128.66.1.1/udp/4001/quic-v1"), silent("/ip4/128.66.1.1/tcp/4001")];
     let (_, advice) = of(Some(&path(both.clone())), &reach);
     says(&advice, "PORT_BLOCKED", &["port 4001"], &["let UDP and TCP to port 4001 out", "443"]);
     // One answer, even of another node, and it is not the network.
     let mut one = both;
-    one[1].outcome = Some(Err("connection refused".to_owned()));
+    one[1].outcome = Some(Err(DialCause::Refused));
     assert!(!codes(&of(Some(&path(one)), &reach).1).contains(&"PORT_BLOCKED"));
 }
 
@@ -439,7 +467,7 @@ fn why_a_peer_is_relayed() {
 #[test]
 fn behind_a_carriers_nat_the_other_side_has_to_open() {
     let theirs = NatView { public_ip: Some("128.66.8.8".parse().unwrap()), ..nat(NatClass::EndpointDependent) };
-    let reach = ReachView { mappings: mappings(Some("100.64.3.4:4001"), ""), ..home(NatClass::EndpointDependent) };
+    let reach = ReachView { mappings: mappings(Some("100.64.3.4:4001")), ..home(NatClass::EndpointDependent) };
     let (_, advice) = of(Some(&through_relay(Some(theirs), failed("timed out"))), &reach);
     says(&advice, "BOTH_SYMMETRIC", &[], &["router on the peer's side"]);
     assert!(!advice[0].cures.iter().any(|cure| cure.contains("to this host")), "{advice:?}");

@@ -89,7 +89,7 @@ impl Task {
                 self.relays.client.dialling(relay, kind, id);
             }
             Err(error) => {
-                let failure = cause::dial_failure(relay, &addresses, &error).to_string();
+                let failure = cause::not_reached(&cause::dial_failure(relay, &addresses, &error));
                 self.relays.client.not_dialled(relay, kind, &failure, now, rand::random());
             }
         }
@@ -146,11 +146,11 @@ impl Task {
         if self.listeners.has(id) {
             return false;
         }
-        let cause = error.map(cause::innermost_text);
-        match self.relays.client.listener_closed(id, cause.as_deref(), now, rand::random()) {
+        let trouble = error.map(cause::reservation_ended);
+        match self.relays.client.listener_closed(id, trouble.clone(), now, rand::random()) {
             Some((relay, Some(change))) => self.on_reservation(relay, &change),
             Some((relay, None)) if is_time(&mut self.warned.reservation, now) => {
-                info!(%relay, cause, "a relay gives no reservation");
+                info!(%relay, cause = trouble.map(tracing::field::display), "a relay gives no reservation");
             }
             _ => {}
         }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::patience::Patience;
 use crate::{
-    node::{RelayState, RelayView},
+    node::{RelayState, RelayTrouble, RelayView},
     swarm::route::{circuit, is_circuit, is_dialable, is_quic},
     wire::circuit::CircuitLimit,
 };
@@ -31,8 +31,6 @@ const HURRY_FOR: Duration = Duration::from_secs(120);
 pub(super) const GAP: Duration = Duration::from_millis(50);
 /// A connection that ends sooner was refused.
 pub(super) const SHORT_LIFE: Duration = Duration::from_secs(5);
-/// Characters kept of a trouble.
-pub(super) const MAX_TROUBLE_CHARS: usize = 200;
 
 /// The transports, and the place of each in [`Relay::legs`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,8 +77,8 @@ pub(super) struct Relay {
     pub(super) waiting_since: Option<Instant>,
     /// It gave no reservation when asked last, or ended the one it gave.
     pub(super) doubtful: bool,
-    /// The last trouble.
-    pub(super) trouble: String,
+    /// The last trouble since the last reservation.
+    pub(super) trouble: Option<RelayTrouble>,
 }
 
 #[derive(Debug)]
@@ -161,7 +159,7 @@ impl Relay {
             engaged: false,
             waiting_since: None,
             doubtful: false,
-            trouble: String::new(),
+            trouble: None,
         }
     }
 
@@ -247,7 +245,7 @@ impl Relay {
         }
         self.reservation = Reservation::None;
         self.doubtful = true;
-        self.set_trouble("no answer");
+        self.trouble = Some(RelayTrouble::NoAnswer);
         self.patience.ended(now, GAP);
         self.connections.retain(|contact| contact.id != on);
         Some(on)
@@ -283,18 +281,14 @@ impl Relay {
         same.or(all.first()).cloned().unwrap_or_else(|| contact.address.clone())
     }
 
-    pub(super) fn failed(&mut self, kind: Kind, cause: &str, now: Instant, jitter: f64) {
+    pub(super) fn failed(&mut self, kind: Kind, trouble: &RelayTrouble, now: Instant, jitter: f64) {
         let leg = &mut self.legs[kind as usize];
         leg.dialling = None;
         leg.patience.failed(now, jitter);
         if self.connections.is_empty() {
             self.doubtful |= !self.is_dialling();
-            self.set_trouble(cause);
+            self.trouble = Some(trouble.clone());
         }
-    }
-
-    pub(super) fn set_trouble(&mut self, cause: &str) {
-        self.trouble = cause.chars().filter(|c| !c.is_control()).take(MAX_TROUBLE_CHARS).collect();
     }
 
     pub(super) fn circuits(&self) -> Vec<Multiaddr> {
@@ -332,7 +326,7 @@ impl Relay {
             // libp2p renews it in time and does not tell how long it is good.
             max_circuit_duration: limit.duration,
             max_circuit_bytes: limit.bytes,
-            detail: self.trouble.clone(),
+            trouble: self.trouble.clone(),
         }
     }
 }

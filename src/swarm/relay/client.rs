@@ -15,7 +15,7 @@ use super::candidate::{
     Contact, GAP, Health, Held, Kind, MAX_TOLD, Relay, Reservation, SHORT_LIFE, SLOW, Step, is_usable,
 };
 use crate::{
-    node::{PeerAddresses, RelayView},
+    node::{PeerAddresses, RelayTrouble, RelayView},
     swarm::route::{circuit, relay_of, without_peer},
     wire::circuit::CircuitLimit,
 };
@@ -178,7 +178,7 @@ impl Client {
         let held = relay.is_held();
         relay.reservation = Reservation::None;
         relay.patience.hint();
-        relay.set_trouble("the connection broke");
+        relay.trouble = Some(RelayTrouble::Broke);
         held.then_some(Change::Lost)
     }
 
@@ -190,9 +190,16 @@ impl Client {
     }
 
     /// A dial could not begin.
-    pub(in crate::swarm) fn not_dialled(&mut self, relay: PeerId, kind: Kind, cause: &str, now: Instant, jitter: f64) {
+    pub(in crate::swarm) fn not_dialled(
+        &mut self,
+        relay: PeerId,
+        kind: Kind,
+        trouble: &RelayTrouble,
+        now: Instant,
+        jitter: f64,
+    ) {
         if let Some(relay) = self.get_mut(&relay) {
-            relay.failed(kind, cause, now, jitter);
+            relay.failed(kind, trouble, now, jitter);
         }
     }
 
@@ -201,14 +208,14 @@ impl Client {
         &mut self,
         peer: PeerId,
         id: ConnectionId,
-        cause: &str,
+        trouble: &RelayTrouble,
         now: Instant,
         jitter: f64,
     ) {
         let Some(relay) = self.get_mut(&peer) else { return };
         for kind in [Kind::Quic, Kind::Tcp] {
             if relay.legs[kind as usize].dialling == Some(id) {
-                relay.failed(kind, cause, now, jitter);
+                relay.failed(kind, trouble, now, jitter);
             }
         }
     }
@@ -232,7 +239,7 @@ impl Client {
         let relay = self.get_mut(&peer)?;
         relay.patience.worked();
         relay.doubtful = false;
-        relay.trouble.clear();
+        relay.trouble = None;
         match &mut relay.reservation {
             Reservation::Held(held) => held.limit = limit,
             Reservation::Asked { listener, on, .. } => {
@@ -269,7 +276,7 @@ impl Client {
     pub(in crate::swarm) fn listener_closed(
         &mut self,
         listener: ListenerId,
-        cause: Option<&str>,
+        trouble: Option<RelayTrouble>,
         now: Instant,
         jitter: f64,
     ) -> Option<(PeerId, Option<Change>)> {
@@ -277,10 +284,10 @@ impl Client {
         let held = relay.is_held();
         relay.reservation = Reservation::None;
         relay.doubtful |= !held;
-        match cause {
-            Some(cause) => {
+        match trouble {
+            Some(trouble) => {
                 relay.patience.failed(now, jitter);
-                relay.set_trouble(cause);
+                relay.trouble = Some(trouble);
             }
             None if held => relay.patience.ended(now, GAP),
             None => relay.patience.failed(now, jitter),

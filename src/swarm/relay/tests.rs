@@ -10,7 +10,7 @@ use super::{
     client::{Change, Client},
 };
 use crate::{
-    node::{PeerAddresses, RelayState},
+    node::{PeerAddresses, RelayState, RelayTrouble},
     wire::circuit::CircuitLimit,
 };
 
@@ -92,7 +92,7 @@ impl World {
 
     fn refuse(&mut self, relay: usize, kind: Kind) {
         let id = self.dialled(relay, kind).expect("dialled");
-        self.client.dial_failed(self.relays[relay], id, "connection refused", self.now, 0.5);
+        self.client.dial_failed(self.relays[relay], id, &RelayTrouble::NoAnswer, self.now, 0.5);
         self.steps();
     }
 
@@ -191,7 +191,7 @@ fn a_relay_that_was_away_for_long_is_asked_ever_less_often() {
         for kind in [Kind::Quic, Kind::Tcp] {
             if world
                 .dialled(0, kind)
-                .map(|id| world.client.dial_failed(world.relays[0], id, "gone", world.now, 0.5))
+                .map(|id| world.client.dial_failed(world.relays[0], id, &RelayTrouble::NoAnswer, world.now, 0.5))
                 .is_some()
             {
                 tries += 1;
@@ -215,12 +215,12 @@ fn a_relay_that_refuses_is_asked_again_later_and_another_one_now() {
     world.connect(1, Kind::Quic);
     let (peer, _, listener) = world.asked.remove(0);
     assert_eq!(peer, world.relays[1]);
-    let refused = world.client.listener_closed(listener, Some("limit"), world.now, 0.5);
+    let refused = world.client.listener_closed(listener, Some(RelayTrouble::Full), world.now, 0.5);
     assert_eq!(refused, Some((world.relays[1], None)));
     world.steps();
     assert!(world.asked.is_empty());
     assert!(world.dialled(2, Kind::Quic).is_some());
-    assert_eq!(world.client.views(|_| None)[1].detail, "limit");
+    assert_eq!(world.client.views(|_| None)[1].trouble, Some(RelayTrouble::Full));
     world.pass(1000);
     assert_eq!(world.asked.len(), 1);
 }
