@@ -1,6 +1,6 @@
 //! Direct connections with peers that are relayed.
 //!
-//! [`table`] says when to exchange what with whom, [`exchange`] does it on a
+//! [`table`], with an [`entry`] for each, says when to exchange what with whom, [`exchange`] does it on a
 //! stream of the relayed connection, [`plan`] says what to do then, [`attempt`]
 //! when, and [`run`] does it: dials of the swarm, which [`scope`] can give up.
 //!
@@ -19,12 +19,16 @@
 //! The numbers count ways of a packet between the two.
 
 mod attempt;
+mod entry;
 mod exchange;
 mod own;
 mod plan;
 mod run;
 mod scope;
 mod table;
+mod targets;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -8,7 +8,7 @@ use std::{
 use libp2p::PeerId;
 use tokio::time::Instant;
 
-use super::table::Interest;
+use super::entry::Interest;
 use crate::{
     node::{AddressSource, NatClass, NatView},
     swarm::{

@@ -13,10 +13,10 @@ use tracing::debug;
 
 use super::{
     attempt::{Dials, known_quic},
+    entry::{Circuit, Do, Interest, Speech},
     exchange::{Exchange, Heard, PROTOCOL, STOCK},
     own::nat_view,
     plan::Act,
-    table::{Circuit, Do, Interest, Speech},
 };
 use crate::{
     node::{NatView, PunchView},
