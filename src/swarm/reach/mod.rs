@@ -9,6 +9,7 @@ pub(super) mod observed;
 mod order;
 pub(super) mod place;
 pub(super) mod server;
+pub(super) mod target;
 #[cfg(test)]
 mod tests;
 pub(super) mod verdicts;
@@ -395,7 +396,7 @@ impl Reach {
     }
 }
 
-fn view(place: &Place, target: &verdicts::Target, now: Instant) -> AddressView {
+fn view(place: &Place, target: &target::Target, now: Instant) -> AddressView {
     let verified_by = target.verified_by();
     let detail = match target.verdict() {
         Verdict::Reachable if !target.is_proven() => {

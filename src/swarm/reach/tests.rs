@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, DuplexStream, ReadBuf};
 use super::{
     client::{ask, take_nonce},
     server::{MAX_SERVED, reject, serve},
-    verdicts::Change,
+    target::Change,
     *,
 };
 use crate::{
