@@ -3,8 +3,10 @@
 //! All ways are tried at once. A direct one goes on being tried when a relay
 //! was faster, so that the link can move there.
 
+use std::io;
+
 use libp2p::{
-    Multiaddr, PeerId,
+    Multiaddr, PeerId, TransportError,
     swarm::{
         ConnectionId, DialError,
         dial_opts::{DialOpts, PeerCondition},
@@ -237,6 +239,30 @@ impl Task {
             let left = if elsewhere { self.pending.join(peer, waiter).err() } else { Some(waiter) };
             if let Some(waiter) = left {
                 waiter.fail(failure.clone());
+            }
+        }
+    }
+
+    /// Addresses were tried on the way to one that worked.
+    pub(super) fn note_failures(
+        &mut self,
+        peer: PeerId,
+        failures: &[(Multiaddr, TransportError<io::Error>)],
+        now: Instant,
+    ) {
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        for (address, error) in failures {
+            entry.known.failed(address, &cause::transport_cause(error), now);
+        }
+    }
+
+    /// What came of each address of a dial that failed.
+    fn note_outcome(&mut self, peer: PeerId, failure: &NodeError, now: Instant) {
+        let NodeError::Unreachable { attempts, .. } = failure else { return };
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        for attempt in attempts {
+            if let Some(address) = &attempt.address {
+                entry.known.failed(address, &attempt.cause, now);
             }
         }
     }

@@ -6,6 +6,7 @@ mod discovery;
 mod find;
 mod join;
 mod link;
+mod publish;
 mod reach;
 mod relay;
 
