@@ -241,7 +241,7 @@ mod tests {
         let peer = PeerId::random();
         let mut redial = Redial::new();
         redial.add(peer, now);
-        for expected in [0.15, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0] {
+        for expected in [0.15, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0] {
             redial.connected(&peer, now);
             redial.lost(peer, now, 0.5);
             assert_eq!(redial.next(), Some(now + secs(expected)));
@@ -251,7 +251,7 @@ mod tests {
         redial.connected(&peer, now);
         redial.connected(&peer, now + GOOD_LIFE);
         now += GOOD_LIFE;
-        for expected in [0.15, 0.15, 1.0] {
+        for expected in [0.15, 0.15, 0.25] {
             redial.lost(peer, now, 0.5);
             assert_eq!(redial.next(), Some(now + secs(expected)));
             redial.connected(&peer, now);
