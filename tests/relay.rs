@@ -124,6 +124,7 @@ async fn a_relay_for_friends_refuses_strangers_but_lets_them_call() {
         eventually(line, || async { (count(host, line) > 0).then_some(()) }).await;
     }
     assert_eq!(count(&b, "reachable through a relay"), 0);
+    assert!(cause(&b, "RELAY_REFUSES").await.contains("does not serve this node"));
     trust(&a, &b).await;
     trust(&b, &a).await;
     talk(&a, &b, "first").await;
@@ -139,9 +140,28 @@ async fn a_full_relay_says_so_and_others_go_on() {
     eventually("a reservation", || async { (count(&a, "reachable through a relay") > 0).then_some(()) }).await;
     let b = star.host(1, &star.at(&[&relay], 1, BOTH).await).await;
     eventually("a refusal", || async { (count(&b, "a relay gives no reservation") > 0).then_some(()) }).await;
+    assert!(cause(&b, "RELAY_REFUSES").await.contains("is full"));
     trust(&a, &b).await;
     trust(&b, &a).await;
     talk(&a, &b, "first").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_is_off_is_told_by_its_relay() {
+    let Some(star) = star("relay", 1, 2) else { return };
+    let relay = star.relay(0, &["--serve", "on"]).await;
+    let a = star.host(0, &star.at(&[&relay], 0, BOTH).await).await;
+    let mut b = star.host(1, &star.at(&[&relay], 1, BOTH).await).await;
+    trust(&a, &b).await;
+    trust(&b, &a).await;
+    talk(&a, &b, "first").await;
+    let peer = b.peer_id().await;
+    b.kill();
+    eventually("the cause", || async {
+        let path = a.client().await.explain_path(proto::ExplainPathRequest { peer: peer.clone() }).await.unwrap();
+        path.into_inner().advice.iter().any(|advice| advice.code == "PEER_OFFLINE").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,6 +276,13 @@ async fn the_way_through_a_relay_is_told() {
 }
 
 const BOTH: [&str; 2] = ["udp/4001/quic-v1", "tcp/4001"];
+
+/// The cause that NetCheck tells under a code.
+async fn cause(daemon: &Daemon, code: &str) -> String {
+    let check = daemon.client().await.net_check(proto::NetCheckRequest {}).await.unwrap().into_inner();
+    let advice = check.advice.iter().find(|advice| advice.code == code);
+    advice.unwrap_or_else(|| panic!("no {code}: {check:?}")).cause.clone()
+}
 
 /// Trusts a peer of which nothing is known but its id.
 async fn trust(one: &Daemon, other: &Daemon) {
