@@ -3,7 +3,7 @@
 //! All ways are tried at once. A direct one goes on being tried when a relay
 //! was faster, so that the link can move there.
 
-use std::io;
+use std::{io, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId, TransportError,
@@ -110,19 +110,29 @@ impl Task {
                 addresses.push(address);
             }
         }
-        let options = options(relay, addresses.clone());
-        let id = options.connection_id();
-        match self.swarm.dial(options) {
-            Ok(()) => {
-                let group = self.pending.new_group();
-                let dial = Dial::without_caller(relay, addresses, group);
-                self.pending.dialling(id, dial, now);
-            }
-            Err(error) => {
-                let failure = cause::dial_failure(relay, &addresses, &error);
-                self.give_up_errands(relay, &failure, now);
-            }
+        if let Err(failure) = self.dial_alone(relay, &addresses, None, now) {
+            self.give_up_errands(relay, &failure, now);
         }
+    }
+
+    /// Dials for no caller, for no longer than this if it is said.
+    pub(super) fn dial_alone(
+        &mut self,
+        peer: PeerId,
+        addresses: &[Multiaddr],
+        within: Option<Duration>,
+        now: Instant,
+    ) -> Result<ConnectionId, NodeError> {
+        let options = options(peer, addresses.to_vec());
+        let id = options.connection_id();
+        let begun = match within {
+            Some(time) => self.scope.within_time(time, || self.swarm.dial(options)),
+            None => self.swarm.dial(options),
+        };
+        begun.map_err(|error| cause::dial_failure(peer, addresses, &error))?;
+        let group = self.pending.new_group();
+        self.pending.dialling(id, Dial::without_caller(peer, addresses.to_vec(), group), now);
+        Ok(id)
     }
 
     /// Whether there is a connection with a peer that is not relayed itself, and
@@ -277,6 +287,6 @@ impl Task {
     }
 }
 
-pub(super) fn options(peer: PeerId, addresses: Vec<Multiaddr>) -> DialOpts {
+fn options(peer: PeerId, addresses: Vec<Multiaddr>) -> DialOpts {
     DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(addresses).build()
 }

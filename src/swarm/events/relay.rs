@@ -9,9 +9,7 @@ use tracing::{debug, info};
 use crate::{
     node::Reachable,
     swarm::{
-        cause,
-        pending::Dial,
-        reach,
+        cause, reach,
         relay::{
             MAX_WAITING, RESERVATION_WAIT,
             candidate::{Kind, Step},
@@ -73,24 +71,15 @@ impl Task {
         within: Option<Duration>,
         now: Instant,
     ) {
-        let options = crate::swarm::dial::options(relay, addresses.clone());
-        let id = options.connection_id();
         self.scope.show_port(&addresses);
-        let begun = match within {
-            Some(time) => self.scope.within_time(time, || self.swarm.dial(options)),
-            None => self.swarm.dial(options),
-        };
-        match begun {
-            Ok(()) => {
+        match self.dial_alone(relay, &addresses, within, now) {
+            Ok(id) => {
                 self.reach.dial_begun(addresses.iter(), now);
-                let group = self.pending.new_group();
-                let dial = Dial::without_caller(relay, addresses, group);
-                self.pending.dialling(id, dial, now);
                 self.relays.client.dialling(relay, kind, id);
             }
-            Err(error) => {
-                let failure = cause::not_reached(&cause::dial_failure(relay, &addresses, &error));
-                self.relays.client.not_dialled(relay, kind, &failure, now, rand::random());
+            Err(failure) => {
+                let trouble = cause::not_reached(&failure);
+                self.relays.client.not_dialled(relay, kind, &trouble, now, rand::random());
             }
         }
     }
@@ -160,31 +149,30 @@ impl Task {
 
     pub(in crate::swarm) fn on_relay_client(&mut self, event: relay::client::Event, now: Instant) {
         use relay::client::Event;
-        match event {
-            Event::ReservationReqAccepted { relay_peer_id: relay, limit, .. } => {
-                let limit = CircuitLimit {
-                    duration: limit.and_then(|limit| limit.duration()),
-                    bytes: limit.and_then(|limit| limit.data_in_bytes()),
-                };
-                self.relays.set_limit(relay, limit);
-                if let Some(change) = self.relays.client.reserved(relay, limit) {
-                    self.on_reservation(relay, &change);
-                    self.tell_waiting(now);
-                    // Others may be there as well again.
-                    self.redial.network_changed(now, rand::random);
-                    self.rescue_all(now);
-                }
-                self.tend_relays(now);
-            }
-            Event::OutboundCircuitEstablished { relay_peer_id: relay, limit } => {
-                let limit = CircuitLimit {
-                    duration: limit.and_then(|limit| limit.duration()),
-                    bytes: limit.and_then(|limit| limit.data_in_bytes()),
-                };
-                self.relays.set_limit(relay, limit);
-            }
-            Event::InboundCircuitEstablished { .. } => {}
+        let (relay, limit, reserved) = match event {
+            Event::ReservationReqAccepted { relay_peer_id, limit, .. } => (relay_peer_id, limit, true),
+            Event::OutboundCircuitEstablished { relay_peer_id, limit } => (relay_peer_id, limit, false),
+            Event::InboundCircuitEstablished { .. } => return,
+        };
+        let limit = CircuitLimit {
+            duration: limit.and_then(|limit| limit.duration()),
+            bytes: limit.and_then(|limit| limit.data_in_bytes()),
+        };
+        self.relays.set_limit(relay, limit);
+        if reserved {
+            self.on_reserved(relay, limit, now);
         }
+    }
+
+    fn on_reserved(&mut self, relay: PeerId, limit: CircuitLimit, now: Instant) {
+        if let Some(change) = self.relays.client.reserved(relay, limit) {
+            self.on_reservation(relay, &change);
+            self.tell_waiting(now);
+            // Others may be there as well again.
+            self.redial.network_changed(now, rand::random);
+            self.rescue_all(now);
+        }
+        self.tend_relays(now);
     }
 
     fn on_reservation(&self, relay: PeerId, change: &Change) {
