@@ -10,7 +10,11 @@ use libp2p::{Multiaddr, TransportError, core::transport::ListenerId, multiaddr::
 use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
-use super::{BoundAddress, ListenAddress, SwarmError, error::remedy, route::is_loopback};
+use super::{
+    BoundAddress, ListenAddress, SwarmError,
+    error::remedy,
+    route::{is_circuit, is_loopback},
+};
 use crate::netwatch::NetState;
 
 /// Listeners and what became of them.
@@ -142,7 +146,7 @@ fn probe(address: &Multiaddr) -> io::Result<()> {
 }
 
 fn socket_address(address: &Multiaddr) -> Option<(SocketAddr, Type)> {
-    if address.iter().any(|part| part == Protocol::P2pCircuit) {
+    if is_circuit(address) {
         // The address of a relay.
         return None;
     }

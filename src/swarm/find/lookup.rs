@@ -231,16 +231,8 @@ impl Lookup {
 
 #[cfg(test)]
 mod tests {
-    use libp2p::kad;
-
     use super::*;
-    use crate::swarm::find::{key, store::Store};
-
-    fn queries() -> impl FnMut() -> QueryId {
-        let peer = PeerId::random();
-        let mut kad = kad::Behaviour::new(peer, Store::new(peer));
-        move || kad.get_providers(key(&peer))
-    }
+    use crate::swarm::find::tests::queries;
 
     fn addr(n: usize) -> Multiaddr {
         format!("/ip4/1.2.3.4/tcp/{}", n + 1).parse().unwrap()

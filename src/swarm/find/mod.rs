@@ -248,6 +248,13 @@ pub(super) fn told_address(peer: &PeerId, address: &Multiaddr, here: bool) -> Op
 mod tests {
     use super::*;
 
+    /// Numbers of queries, which only Kademlia makes.
+    pub(super) fn queries() -> impl FnMut() -> kad::QueryId {
+        let peer = PeerId::random();
+        let mut kad = kad::Behaviour::new(peer, store::Store::new(peer));
+        move || kad.get_providers(key(&peer))
+    }
+
     #[test]
     fn only_addresses_that_can_lead_to_the_peer_are_taken() {
         let (peer, relay) = (PeerId::random(), PeerId::random());

@@ -164,16 +164,8 @@ impl Publisher {
 
 #[cfg(test)]
 mod tests {
-    use libp2p::{PeerId, kad};
-
     use super::*;
-    use crate::swarm::find::{key, store::Store};
-
-    fn queries() -> impl FnMut() -> QueryId {
-        let peer = PeerId::random();
-        let mut kad = kad::Behaviour::new(peer, Store::new(peer));
-        move || kad.get_providers(key(&peer))
-    }
+    use crate::swarm::find::tests::queries;
 
     /// A round in which so many servers take it.
     fn round(publisher: &mut Publisher, query: QueryId, servers: u32, now: Instant) {

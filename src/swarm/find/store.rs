@@ -19,6 +19,7 @@ use libp2p::{
 };
 
 use super::key;
+use crate::swarm::route::is_circuit;
 
 /// Records kept for others: some 16 MiB at the very worst, 2 MiB as they are.
 pub(in crate::swarm) const MAX_RECORDS: usize = 4096;
@@ -55,7 +56,7 @@ impl Origin {
     /// Of a connection with this address.
     #[must_use]
     pub fn of(address: &Multiaddr, trusted: bool) -> Self {
-        let relayed = address.iter().any(|part| matches!(part, Protocol::P2pCircuit));
+        let relayed = is_circuit(address);
         match address.iter().next() {
             _ if trusted => Self::Trusted,
             Some(Protocol::Ip4(ip)) if !relayed => Self::Ip(ip.into()),

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
+use crate::swarm::route::is_circuit;
+
 /// What runs over an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::swarm) enum Transport {
@@ -74,7 +76,7 @@ pub(in crate::swarm) enum Host {
 impl Host {
     /// Of the address of a connection; `None` for circuits.
     pub(in crate::swarm) fn of(address: &Multiaddr) -> Option<Self> {
-        if address.iter().any(|part| part == Protocol::P2pCircuit) {
+        if is_circuit(address) {
             return None;
         }
         match address.iter().next()? {
