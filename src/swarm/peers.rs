@@ -225,6 +225,12 @@ impl Peer {
         self.steer.best().and_then(|id| self.connection(id))
     }
 
+    /// Connections that are not relayed and work as far as is known.
+    pub(super) fn working_direct(&self) -> impl Iterator<Item = ConnectionId> {
+        let direct = self.connections.iter().filter(|known| known.route != Route::Relayed);
+        direct.map(|known| known.id).filter(|id| !self.steer.is_doubted(*id))
+    }
+
     /// The best connection that is not relayed.
     pub(super) fn direct(&self) -> Option<ConnectionId> {
         let best = self.best().filter(|best| best.route != Route::Relayed);

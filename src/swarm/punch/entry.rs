@@ -113,10 +113,11 @@ pub(super) enum Do {
 }
 
 impl Entry {
-    pub(super) fn new() -> Self {
+    /// With the connections that are not relayed.
+    pub(super) fn new(direct: impl IntoIterator<Item = ConnectionId>, now: Instant) -> Self {
         Self {
             circuits: Vec::new(),
-            direct: Vec::new(),
+            direct: direct.into_iter().map(|id| Direct { id, since: now }).collect(),
             doubted: Vec::new(),
             interest: Interest::default(),
             speech: Speech::Unknown,

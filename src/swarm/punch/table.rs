@@ -67,10 +67,19 @@ impl Punches {
         }
     }
 
-    /// A relayed connection is up.
-    pub(super) fn circuit_up(&mut self, peer: PeerId, circuit: Circuit, interest: Interest, now: Instant) {
+    /// A relayed connection is up; `direct`: the others that there are, which
+    /// are only told of here once there was a relayed one.
+    pub(super) fn circuit_up(
+        &mut self,
+        peer: PeerId,
+        circuit: Circuit,
+        direct: impl IntoIterator<Item = ConnectionId>,
+        interest: Interest,
+        now: Instant,
+    ) {
         self.make_room();
-        self.peers.entry(peer).or_insert_with(Entry::new).circuit_up(circuit, interest, now);
+        let entry = self.peers.entry(peer).or_insert_with(|| Entry::new(direct, now));
+        entry.circuit_up(circuit, interest, now);
         self.rearm(peer);
     }
 

@@ -45,7 +45,7 @@ impl Side {
     fn new(dialled: bool) -> Self {
         let (local, peer, now) = (PeerId::random(), PeerId::random(), Instant::now());
         let mut punches = Punches::new(local, now);
-        punches.circuit_up(peer, circuit(1, dialled), WANTED, now);
+        punches.circuit_up(peer, circuit(1, dialled), [], WANTED, now);
         Self { punches, local, peer, now }
     }
 
@@ -154,6 +154,17 @@ fn a_direct_connection_ends_it_and_its_loss_begins_it_anew() {
     assert!(side.led(LOSS_WAIT).is_some());
     side.punches.down(side.peer, ConnectionId::new_unchecked(1), side.now);
     assert!(side.led(Duration::from_secs(600)).is_none());
+}
+
+#[test]
+fn a_direct_connection_from_before_the_relayed_one_is_enough() {
+    let (peer, now) = (PeerId::random(), Instant::now());
+    let mut punches = Punches::new(PeerId::random(), now);
+    let direct = ConnectionId::new_unchecked(2);
+    punches.circuit_up(peer, circuit(1, true), [direct], WANTED, now);
+    assert_eq!(punches.next(), None);
+    punches.down(peer, direct, now);
+    assert!(punches.next().is_some());
 }
 
 #[test]
@@ -276,7 +287,7 @@ fn strangers_are_answered_but_few_at_once_and_never_asked() {
     let mut answered = 0;
     for n in 0..2 * MAX_STRANGERS {
         let peer = PeerId::random();
-        punches.circuit_up(peer, circuit(n, false), Interest::default(), now);
+        punches.circuit_up(peer, circuit(n, false), [], Interest::default(), now);
         answered += usize::from(punches.accept(peer, ConnectionId::new_unchecked(n), false, now).is_some());
     }
     assert_eq!(answered, MAX_STRANGERS);
@@ -294,7 +305,7 @@ fn strangers_are_answered_but_few_at_once_and_never_asked() {
 fn a_stranger_that_begins_again_and_again_is_answered_at_a_rate() {
     let (peer, now) = (PeerId::random(), Instant::now());
     let mut punches = Punches::new(PeerId::random(), now);
-    punches.circuit_up(peer, circuit(1, false), Interest::default(), now);
+    punches.circuit_up(peer, circuit(1, false), [], Interest::default(), now);
     let mut answered = |seconds: u64, times: u32| {
         let at = now + Duration::from_secs(seconds);
         (0..times).filter(|_| punches.accept(peer, ConnectionId::new_unchecked(1), false, at).is_some()).count()
