@@ -20,6 +20,9 @@ use crate::{
 
 /// Longest until all are reachable through one relay, on a busy machine.
 const REACHABLE: Duration = Duration::from_secs(120);
+/// Longest until a message is stored: all share this machine's processors, and
+/// a dial that took too long is only tried again after a while.
+const STORED: Duration = Duration::from_secs(90);
 /// Starts at once: more only wait for each other's processor time.
 const STARTS: usize = 6;
 /// Messages under way at once: a person's fleet does not speak all at once,
@@ -64,7 +67,7 @@ async fn exchange(nodes: &[Node]) -> bool {
     let pairs: Vec<_> = pairs.filter(|(from, to)| from.id != to.id).collect();
     let one = async |from: &Node, to: &Node| {
         let dial = Instant::now();
-        let stored = send(from, &to.id, &format!("crowd-{}", from.id)).await;
+        let stored = send(from, &to.id, &format!("crowd-{}", from.id), STORED).await;
         stored.map(|()| millis(dial.elapsed())).map_err(|why| format!("{} to {}: {why}", from.id, to.id))
     };
     let sends = stream::iter(pairs).map(|(from, to)| one(from, to));

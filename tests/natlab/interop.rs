@@ -14,7 +14,7 @@ use crate::{
     lab::Lab,
     node::{Node, end},
     relays::Relays,
-    run::send,
+    run::{DIRECT, send},
     site::Spec,
     skip::skip,
     watch::{RouteWatch, is_direct},
@@ -72,7 +72,7 @@ async fn through(program: &Path, (a, b): (Kind, Kind), delay: Duration) -> Verdi
         b.reachable(PATIENCE).await.map_err(|why| format!("not reachable: {why}"))?;
         let watch = RouteWatch::new(&a.client, &b.id).await;
         let dial = Instant::now();
-        send(&a, &b.id, "first").await.map_err(|why| format!("first message: {why}"))?;
+        send(&a, &b.id, "first", DIRECT).await.map_err(|why| format!("first message: {why}"))?;
         let stored = dial.elapsed();
         direct(&watch, dial)
             .await

@@ -8,7 +8,7 @@ use crate::{
     lab::Lab,
     node::{Node, end},
     relays::Relays,
-    run::send,
+    run::{DIRECT, send},
     site::Spec,
     watch::{RouteWatch, is_direct},
 };
@@ -47,7 +47,7 @@ async fn one((a, b): (Kind, Kind), delay: Duration, count: usize) -> bool {
         }
     }
     let watch = RouteWatch::new(&a.client, &b.id).await;
-    if let Err(why) = send(&a, &b.id, "look").await {
+    if let Err(why) = send(&a, &b.id, "look", DIRECT).await {
         println!("not stored: {why}");
     }
     let begin = Instant::now();

@@ -18,7 +18,7 @@ const REACHABLE: Duration = Duration::from_secs(20);
 /// Longest that it is busy with its start after that.
 const SETTLED: Duration = Duration::from_secs(3);
 /// Longest from the dial to a direct connection.
-const DIRECT: Duration = Duration::from_secs(20);
+pub(crate) const DIRECT: Duration = Duration::from_secs(20);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(2);
 
@@ -100,7 +100,7 @@ async fn watched(from: &Node, to: &Node) -> Outcome {
     tokio::join!(from.settle(SETTLED), to.settle(SETTLED));
     let watch = RouteWatch::new(&from.client, &to.id).await;
     let dial = Instant::now();
-    outcome.stored = match send(from, &to.id, "first").await {
+    outcome.stored = match send(from, &to.id, "first", DIRECT).await {
         Ok(()) => Some(millis(dial.elapsed())),
         Err(why) => {
             outcome.trouble.push(format!("first message: {why}"));
@@ -131,7 +131,7 @@ async fn pinged_directly(from: &Node, to: &str) -> bool {
 
 /// Whether messages pass at the end, and over what.
 async fn confirm(from: &Node, to: &str, watch: &RouteWatch, outcome: &mut Outcome) {
-    if let Err(why) = send(from, to, "last").await {
+    if let Err(why) = send(from, to, "last", DIRECT).await {
         outcome.trouble.push(format!("last message: {why}"));
         return;
     }
@@ -151,12 +151,12 @@ async fn confirm(from: &Node, to: &str, watch: &RouteWatch, outcome: &mut Outcom
 }
 
 /// Sends a message and waits until the peer has stored it.
-pub(crate) async fn send(from: &Node, to: &str, id: &str) -> Result<(), String> {
+pub(crate) async fn send(from: &Node, to: &str, id: &str, patience: Duration) -> Result<(), String> {
     let request = proto::SendRequest {
         peer: to.to_owned(),
         message: Some(message("", id, "natlab")),
         wait: proto::Wait::Stored.into(),
-        timeout_ms: u32::try_from(DIRECT.as_millis()).unwrap(),
+        timeout_ms: u32::try_from(patience.as_millis()).unwrap(),
         ..proto::SendRequest::default()
     };
     match from.client.clone().send(request).await {
