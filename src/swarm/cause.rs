@@ -3,7 +3,7 @@
 use std::{error::Error, io};
 
 use libp2p::{
-    Multiaddr, PeerId, TransportError, allow_block_list,
+    Multiaddr, PeerId, TransportError, allow_block_list, noise,
     relay::outbound::hop::{ConnectError, ReserveError},
     swarm::{ConnectionDenied, DialError},
 };
@@ -140,7 +140,15 @@ fn shown(text: &str) -> String {
 
 /// The first of this kind among an error and its causes.
 fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    chain(error).find_map(|error| error.downcast_ref())
+    chain(error).find_map(|error| error.downcast_ref().or_else(|| within_noise(error)?.downcast_ref()))
+}
+
+/// What ended a handshake: it is not among the causes.
+fn within_noise<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + Send + Sync + 'static)> {
+    match error.downcast_ref()? {
+        noise::Error::Io(error) => error.get_ref(),
+        _ => None,
+    }
 }
 
 /// The error and its causes. `io::Error` skips the error it wraps in
@@ -187,7 +195,8 @@ mod tests {
     #[test]
     fn what_relays_say_is_known() {
         use libp2p::relay::client::transport::Error as Relay;
-        let own = io::Error::other(CircuitError::NoReservation);
+        // It is read where the answer to the handshake is awaited.
+        let own = io::Error::other(noise::Error::Io(io::Error::other(CircuitError::NoReservation)));
         let stock = io::Error::other(Relay::Connect(ConnectError::NoReservation));
         for error in [own, io::Error::other(stock)] {
             assert_eq!(cause(error), DialCause::NotAtRelay);
