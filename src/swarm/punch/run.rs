@@ -54,7 +54,8 @@ impl Task {
                 ConnectedPoint::Listener { local_addr, .. } => local_addr,
             };
             let circuit = Circuit { id, dialled: endpoint.is_dialer(), loopback: is_loopback(through) };
-            let direct: Vec<_> = self.peers.get(&peer).map(|entry| entry.working_direct().collect()).unwrap_or_default();
+            let direct: Vec<_> =
+                self.peers.get(&peer).map(|entry| entry.working_direct().collect()).unwrap_or_default();
             self.punches.circuit_up(peer, circuit, direct, self.punch_interest(&peer), now);
             self.punch_due(now);
         } else {
