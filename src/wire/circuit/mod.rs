@@ -1,7 +1,9 @@
-//! The dialling side of circuits through relays: CONNECT and its answer.
-//!
-//! Of the hop protocol of circuit relay v2, see
-//! <https://github.com/libp2p/specs/blob/master/relay/circuit-v2.md>.
+//! Messages of circuit relay v2, see
+//! <https://github.com/libp2p/specs/blob/master/relay/circuit-v2.md>: here the
+//! dialling side of the hop protocol, CONNECT and its answer, in [`serve`] the
+//! relay's side of both protocols.
+
+pub mod serve;
 
 use std::time::Duration;
 
@@ -58,6 +60,8 @@ struct HopMessage {
     kind: i32,
     #[prost(message, optional, tag = "2")]
     peer: Option<Peer>,
+    #[prost(message, optional, tag = "3")]
+    reservation: Option<Reservation>,
     #[prost(message, optional, tag = "4")]
     limit: Option<Limit>,
     #[prost(int32, optional, tag = "5")]
@@ -68,6 +72,14 @@ struct HopMessage {
 struct Peer {
     #[prost(bytes = "vec", required, tag = "1")]
     id: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Reservation {
+    #[prost(uint64, required, tag = "1")]
+    expire: u64,
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    addresses: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -82,7 +94,7 @@ struct Limit {
 #[must_use]
 pub fn connect(to: Vec<u8>) -> Vec<u8> {
     let peer = Some(Peer { id: to });
-    HopMessage { kind: CONNECT, peer, limit: None, status: None }.encode_length_delimited_to_vec()
+    HopMessage { kind: CONNECT, peer, ..HopMessage::default() }.encode_length_delimited_to_vec()
 }
 
 /// Reads the answer at the beginning of what came: with success the limit and
@@ -91,15 +103,7 @@ pub fn connect(to: Vec<u8>) -> Vec<u8> {
 /// # Errors
 /// The relay refused, or said something else.
 pub fn answer(came: &[u8]) -> Result<Option<(CircuitLimit, usize)>, CircuitError> {
-    let mut rest = came;
-    let Ok(length) = decode_varint(&mut rest) else {
-        return if came.len() < MAX_LENGTH_BYTES { Ok(None) } else { Err(CircuitError::Malformed) };
-    };
-    if length > MAX_MESSAGE_BYTES {
-        return Err(CircuitError::Malformed);
-    }
-    let length = usize::try_from(length).map_err(|_| CircuitError::Malformed)?;
-    let Some(message) = rest.get(..length) else { return Ok(None) };
+    let Some((message, length)) = first(came).ok_or(CircuitError::Malformed)? else { return Ok(None) };
     let message = HopMessage::decode(message).map_err(|_| CircuitError::Malformed)?;
     if message.kind != STATUS {
         return Err(CircuitError::Malformed);
@@ -112,7 +116,7 @@ pub fn answer(came: &[u8]) -> Result<Option<(CircuitLimit, usize)>, CircuitError
                 duration: duration.map(|seconds| Duration::from_secs(seconds.into())),
                 bytes: limit.data.filter(|bytes| *bytes > 0),
             };
-            Ok(Some((limit, came.len() - rest.len() + length)))
+            Ok(Some((limit, length)))
         }
         201 => Err(CircuitError::LimitExceeded),
         202 => Err(CircuitError::PermissionDenied),
@@ -122,12 +126,27 @@ pub fn answer(came: &[u8]) -> Result<Option<(CircuitLimit, usize)>, CircuitError
     }
 }
 
+/// The message at the beginning of what came, and how much of that it takes
+/// with its length before it; `Some(None)` while it is incomplete, `None` if it
+/// is too long. Nothing is kept for a length that was only announced.
+fn first(came: &[u8]) -> Option<Option<(&[u8], usize)>> {
+    let mut rest = came;
+    let Ok(length) = decode_varint(&mut rest) else {
+        return (came.len() < MAX_LENGTH_BYTES).then_some(None);
+    };
+    if length > MAX_MESSAGE_BYTES {
+        return None;
+    }
+    let length = usize::try_from(length).ok()?;
+    Some(rest.get(..length).map(|message| (message, came.len() - rest.len() + length)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn status(status: i32, limit: Option<Limit>) -> Vec<u8> {
-        HopMessage { kind: STATUS, peer: None, limit, status: Some(status) }.encode_length_delimited_to_vec()
+        HopMessage { kind: STATUS, limit, status: Some(status), ..HopMessage::default() }.encode_length_delimited_to_vec()
     }
 
     #[test]
