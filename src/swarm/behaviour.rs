@@ -6,7 +6,7 @@ use libp2p::{
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
-use super::{find, join, limits, link, relay::hop};
+use super::{find, join, limits, link};
 
 /// What the node does on its connections. Those that refuse connections come
 /// first.
@@ -28,8 +28,6 @@ pub(super) struct Behaviour {
     pub(super) find: find::behaviour::Behaviour,
     /// Reaches peers, and is reached, through relays.
     pub(super) relay_client: relay::client::Behaviour,
-    /// Forwards to peers that are reached through this node.
-    pub(super) relay_server: hop::Hop,
     /// Opens and accepts the substreams of links.
     pub(super) link: link::behaviour::Behaviour,
     /// Carries tickets and the answers to them.

@@ -37,6 +37,8 @@ mod listen;
 mod peers;
 mod pending;
 mod ping;
+#[cfg(test)]
+mod pipe;
 mod probe;
 mod punch;
 mod reach;
@@ -58,7 +60,7 @@ pub use config::{BoundAddress, ListenAddress, SwarmConfig};
 pub use error::SwarmError;
 pub use limits::ConnectionLimits;
 pub use relay::RelayLimits;
-use relay::{Relays, meter::Meters};
+use relay::{Relays, meter::Meters, server::Server};
 
 use crate::{
     node::{Node, NodeEvent},
@@ -98,12 +100,12 @@ pub async fn spawn(config: SwarmConfig, keypair: Keypair, stop: CancellationToke
     for server in config.relays.iter().chain(&config.bootstrap) {
         scope.show_port(&server.addresses);
     }
-    let (swarm, server) = transport::build(&config, keypair.clone(), early, scope.clone(), meters.clone())?;
+    let swarm = transport::build(&config, keypair.clone(), early, scope.clone(), meters.clone())?;
     let local = *swarm.local_peer_id();
     let (commands, command_queue) = mpsc::channel(task::COMMAND_QUEUE);
     let (task, events) = task::Task::new(
         swarm,
-        Relays::new(local, server, meters, &config.relays),
+        Relays::new(local, Server::new(config.serve, config.relay_limits), meters, &config.relays),
         scope,
         &config,
         task::Queues { commands: command_queue, circuits },

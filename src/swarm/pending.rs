@@ -10,6 +10,7 @@ use super::{
     link::behaviour::Token,
     ping::Job,
     reach::{server::Reply, verdicts::Question},
+    relay::hop::StopJob,
     route::{is_circuit, relay_of},
     timers::Timers,
 };
@@ -94,6 +95,8 @@ pub(super) enum Purpose {
     Join(Box<JoinJob>),
     /// A circuit through a relay.
     Circuit(oneshot::Sender<io::Result<Stream>>),
+    /// A circuit of others, to whom it leads.
+    Stop(Box<StopJob>),
     /// A question whether an address of this node works.
     Verify(Box<Question>),
     /// The nonce of a peer that asked to be connected to.

@@ -33,7 +33,10 @@ use super::{
     punch::{self, Exchanges, Heard, Own, Punches, Scope},
     reach::{REPORT_QUEUE, Reach, Report},
     redial::Redial,
-    relay::Relays,
+    relay::{
+        Relays,
+        hop::{self, Hops},
+    },
     sink::Sink,
     surroundings::Surroundings,
     timers::Timers,
@@ -95,6 +98,9 @@ pub(super) struct Task {
     pub(super) joins: Joins,
     answered: mpsc::Receiver<Answered>,
     circuits: mpsc::Receiver<circuit::Request>,
+    /// What others ask this node for as a relay.
+    pub(super) hops: Hops,
+    hop_reports: mpsc::Receiver<hop::Report>,
     /// Relays through which peers can be dialled at once.
     pub(super) relays_connected: circuit::Connected,
     pub(super) punches: Punches,
@@ -184,6 +190,7 @@ impl Task {
         let local = *swarm.local_peer_id();
         let (reports_tx, reach_reports) = mpsc::channel(REPORT_QUEUE);
         let peers = Peers::new(local, config.max_message_bytes);
+        let (hops, hop_reports) = Hops::new();
         let (heard_tx, heard) = mpsc::channel(punch::HEARD_QUEUE);
         let punches = Punches::new(local, Instant::now());
         let links = Links {
@@ -220,6 +227,8 @@ impl Task {
             joins: Joins::new(answered_tx),
             answered,
             circuits,
+            hops,
+            hop_reports,
             relays_connected,
             punches,
             exchanges: Exchanges::new(heard_tx),
@@ -296,6 +305,7 @@ impl Task {
                 Some(report) = self.reach_reports.recv() => self.on_reach_report(report, Instant::now()),
                 Some(change) = next_of(&mut self.surroundings) => self.on_surroundings(change, Instant::now()),
                 Some(request) = self.circuits.recv() => self.open_circuit(request),
+                Some(report) = self.hop_reports.recv() => self.on_hop(report, Instant::now()),
                 Some(heard) = self.heard.recv() => self.on_punch_heard(heard),
                 Some(announced) = self.announced.recv() => self.on_announced(announced),
                 () = self.circuits_told.notified() => self.on_circuits_due(Instant::now()),

@@ -24,7 +24,7 @@ use super::{
     behaviour::Behaviour,
     circuit, find, join, limits, link,
     punch::{Scope, Scoped},
-    relay::{hop::Hop, meter::Meters, server::Server},
+    relay::meter::Meters,
 };
 
 /// What identify says of this program.
@@ -86,7 +86,7 @@ const MDNS_TTL: Duration = Duration::from_secs(360);
 /// question postpones everybody's, as all hear the answers.
 const MDNS_QUERY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Builds the swarm, and what controls its relay. Must run within tokio.
+/// Builds the swarm. Must run within tokio.
 ///
 /// # Errors
 /// [`SwarmError::Noise`].
@@ -96,7 +96,7 @@ pub(super) fn build(
     early: circuit::Circuits,
     scope: Scope,
     meters: Meters,
-) -> Result<(Swarm<Behaviour>, Server), SwarmError> {
+) -> Result<Swarm<Behaviour>, SwarmError> {
     let public = keypair.public();
     let local = public.to_peer_id();
     let (circuits, relay_client) = relay::client::new(local);
@@ -108,9 +108,8 @@ pub(super) fn build(
     let transport = circuits.or_transport(with_names(&keypair)?).map(|either, _| either.into_inner());
     let transport = TransportTimeout::new(transport, CONNECTION_TIMEOUT).boxed();
     let transport = Scoped::new(transport, scope).boxed();
-    let (server, relay_server) = Server::new(local, config.serve, config.relay_limits);
-    let behaviour = behaviour(config, &public, relay_client, relay_server);
-    Ok((Swarm::new(transport, behaviour, local, swarm_config()), server))
+    let behaviour = behaviour(config, &public, relay_client);
+    Ok(Swarm::new(transport, behaviour, local, swarm_config()))
 }
 
 /// Resolves names with the system's settings, or not at all where there are
@@ -191,12 +190,7 @@ fn swarm_config() -> swarm::Config {
         .with_dial_concurrency_factor(NonZeroU8::new(MAX_DIAL_ADDRESSES as u8).unwrap_or(NonZeroU8::MIN))
 }
 
-fn behaviour(
-    config: &SwarmConfig,
-    public: &PublicKey,
-    relay_client: relay::client::Behaviour,
-    relay_server: Hop,
-) -> Behaviour {
+fn behaviour(config: &SwarmConfig, public: &PublicKey, relay_client: relay::client::Behaviour) -> Behaviour {
     Behaviour {
         blocked: allow_block_list::Behaviour::default(),
         limits: limits::Behaviour::new(config.limits, own_nodes(config)),
@@ -217,7 +211,6 @@ fn behaviour(
             config.bootstrap.iter().chain(&config.relays),
         ),
         relay_client,
-        relay_server,
         link: link::behaviour::Behaviour::new(),
         join: join::behaviour(MAX_STREAMS),
     }

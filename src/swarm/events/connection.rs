@@ -85,6 +85,7 @@ impl Task {
                 Purpose::Ping(Job::Asked(job)) => job.fail("the connection broke"),
                 Purpose::Join(job) => job.finish(peer, Err(io::ErrorKind::ConnectionReset.into())),
                 Purpose::Circuit(reply) => drop(reply.send(Err(circuit::gone()))),
+                Purpose::Stop(job) => self.open_stop(peer, *job),
                 Purpose::Verify(question) => self.on_answer(&question, Answer::NoVerdict, now),
                 Purpose::DialBack(reply) => drop(reply.send(Err(Some(DialStatus::DialBackError)))),
                 Purpose::Punch { attempt, .. } => self.punch_refused(peer, attempt, None, now),
@@ -111,7 +112,7 @@ impl Task {
             // A NAT that refuses one connection may have forgotten all.
             self.suspect_relays(now);
         }
-        self.on_closed_relays(peer, id, last, now);
+        self.on_closed_relays(peer, id, now);
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         if last {
             entry.rtt = None;

@@ -11,6 +11,7 @@ use super::join::open_error;
 use crate::{
     node::{Direction, Link, LinkId, NodeError, NodeEvent, Pong},
     swarm::{
+        circuit,
         link::{
             behaviour::{Event, EventKind, OpenError, Token},
             io::{self, LinkEnd, Terms},
@@ -51,6 +52,7 @@ impl Task {
         match protocol {
             p if *p == punch::PROTOCOL => self.punch_accepted(peer, connection, false, stream, place, now),
             p if *p == punch::STOCK => self.punch_accepted(peer, connection, true, stream, place, now),
+            p if *p == circuit::HOP => self.on_hop_stream(peer, connection, stream, place),
             p if *p == reach::DIAL_BACK => self.take_nonce(connection, stream, place),
             p if *p == reach::DIAL_REQUEST => self.connect_back(connection, stream, place, now),
             _ => debug!(%peer, %protocol, "a stream that nobody takes"),
@@ -92,6 +94,7 @@ impl Task {
             Purpose::Join(job) => self.present(peer, stream, *job),
             // The dial may have been given up.
             Purpose::Circuit(reply) => drop(reply.send(Ok(stream))),
+            Purpose::Stop(job) => self.stop_opened(*job, stream),
             Purpose::Verify(question) => self.put_question(stream, *question),
             Purpose::DialBack(reply) => drop(reply.send(Ok((stream, connection)))),
             Purpose::Punch { attempt, stock } => self.punch_opened(peer, attempt, stock, stream, now),
@@ -181,6 +184,7 @@ impl Task {
             Purpose::Ping(Job::Probe(..)) => self.probe_answered(peer, connection, now),
             Purpose::Join(job) => job.finish(peer, Err(open_error(error))),
             Purpose::Circuit(reply) => drop(reply.send(Err(open_error(error)))),
+            Purpose::Stop(job) => self.open_stop(peer, *job),
             Purpose::Verify(question) => self.on_answer(&question, Answer::NoVerdict, now),
             Purpose::DialBack(reply) => drop(reply.send(Err(Some(DialStatus::DialBackError)))),
             Purpose::Punch { attempt, .. } => self.punch_refused(peer, attempt, Some(error), now),

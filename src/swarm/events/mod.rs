@@ -4,6 +4,7 @@ mod circuit;
 mod connection;
 mod discovery;
 mod find;
+mod hop;
 mod join;
 mod link;
 mod publish;
@@ -31,7 +32,6 @@ impl Task {
             SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(event),
             SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => self.on_identify(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.on_mdns(event, now),
-            SwarmEvent::Behaviour(BehaviourEvent::RelayServer(event)) => self.on_relay_server(&event, now),
             SwarmEvent::Behaviour(BehaviourEvent::RelayClient(event)) => self.on_relay_client(event, now),
             SwarmEvent::Behaviour(BehaviourEvent::Find(event)) => self.on_find(event, now),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, concurrent_dial_errors, .. } => {

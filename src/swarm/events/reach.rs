@@ -97,8 +97,6 @@ impl Task {
         self.external.set_verified(self.reach.confirmed());
         self.tell_external();
         self.set_public(self.reach.is_public());
-        let serving = self.relays.server.is_active();
-        self.swarm.behaviour_mut().link.serve(serving);
         self.punch_own_changed(Instant::now());
     }
 

@@ -40,9 +40,10 @@ impl Task {
     }
 
     fn serve_or_not(&mut self) {
-        let status = self.relays.server.status();
-        self.swarm.behaviour_mut().relay_server.set_status(status);
-        self.answer_or_not(self.relays.server.is_active());
+        let active = self.relays.server.is_active();
+        let connections = self.peers.connections().map(|(peer, connection)| (peer, connection.id));
+        self.swarm.behaviour_mut().link.serve(active, connections);
+        self.answer_or_not(active);
     }
 
     /// Does what the state of the relays asks for.
@@ -85,7 +86,7 @@ impl Task {
     }
 
     /// Keeps all connections with a peer, or no more than any peer's.
-    fn keep_all(&mut self, peer: PeerId, keep: bool) {
+    pub(super) fn keep_all(&mut self, peer: PeerId, keep: bool) {
         let Some(entry) = self.peers.get(&peer) else { return };
         let keep = keep || self.relays.keep(&peer);
         for id in entry.connections.iter().filter(|other| other.route != Route::Relayed).map(|other| other.id) {
@@ -114,10 +115,10 @@ impl Task {
         self.tend_relays(now);
     }
 
-    pub(in crate::swarm) fn on_closed_relays(&mut self, peer: PeerId, id: ConnectionId, last: bool, now: Instant) {
+    pub(in crate::swarm) fn on_closed_relays(&mut self, peer: PeerId, id: ConnectionId, now: Instant) {
         self.relays.circuits.remove(&id);
-        if last {
-            self.relays.server.disconnected(&peer);
+        if self.relays.server.closed(peer, id) {
+            self.keep_all(peer, false);
         }
         if let Some(change) = self.relays.client.closed(peer, id, now, rand::random()) {
             self.on_reservation(peer, &change);
@@ -179,13 +180,6 @@ impl Task {
         match change {
             Change::Reserved => info!(%relay, "reachable through a relay"),
             Change::Lost => info!(%relay, "a relay is lost; looking for it, or for another"),
-        }
-    }
-
-    pub(in crate::swarm) fn on_relay_server(&mut self, event: &relay::Event, now: Instant) {
-        debug!(?event, "relay");
-        if let Some(peer) = self.relays.server.on_event(event, now) {
-            self.keep_all(peer, self.relays.server.is_guest(&peer));
         }
     }
 

@@ -102,9 +102,12 @@ impl Behaviour {
         self.notify(peer, connection, ToHandler::KeepAlive(keep));
     }
 
-    /// Whether streams of [`super::SERVED`] are accepted.
-    pub(in crate::swarm) fn serve(&mut self, serving: bool) {
-        self.serving.store(serving, Ordering::Relaxed);
+    /// Whether streams of [`super::SERVED`] are accepted, also on these
+    /// connections that are there.
+    pub(in crate::swarm) fn serve(&mut self, serving: bool, all: impl Iterator<Item = (PeerId, ConnectionId)>) {
+        if self.serving.swap(serving, Ordering::Relaxed) != serving {
+            all.for_each(|(peer, connection)| self.notify(peer, connection, ToHandler::Look));
+        }
     }
 
     fn notify(&mut self, peer_id: PeerId, connection: ConnectionId, event: ToHandler) {

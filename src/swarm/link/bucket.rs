@@ -25,6 +25,12 @@ impl Bucket {
         taken
     }
 
+    /// Whether it is as a new one.
+    pub(in crate::swarm) fn is_full(&mut self, now: Instant) -> bool {
+        self.fill(now);
+        self.tokens == self.burst
+    }
+
     fn fill(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.filled);
         let tokens = u32::try_from(passed.as_nanos() / self.interval.as_nanos().max(1)).unwrap_or(u32::MAX);

@@ -29,6 +29,7 @@ use super::{
     behaviour::{OpenError, Token},
     bucket::Bucket,
 };
+use crate::swarm::circuit::HOP;
 
 /// Links that a peer may have open on one connection: one in use, one that
 /// supersedes it, and the remains of others being closed.
@@ -42,6 +43,14 @@ const MAX_INBOUND_OTHERS: usize = 4;
 const OTHERS_BURST: u32 = 16;
 /// After the burst, one new stream is let in per this time.
 const INBOUND_INTERVAL: Duration = Duration::from_secs(2);
+/// Questions to this node as a relay that a peer may have open on one
+/// connection. Circuits that are up do not count here.
+const MAX_INBOUND_HOPS: usize = 16;
+/// New ones of those that it may open at once, and then one in the interval:
+/// more than are answered other than with a refusal, which says more than a
+/// stream that breaks.
+const HOPS_BURST: u32 = 512;
+const HOPS_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest negotiation of one substream.
 const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -52,6 +61,8 @@ pub(in crate::swarm) enum ToHandler {
     Open(StreamProtocol, Token),
     /// Keep the connection although nothing runs on it, or no more.
     KeepAlive(bool),
+    /// Look again at what is served.
+    Look,
 }
 
 /// From the handler of one connection.
@@ -78,6 +89,8 @@ pub(in crate::swarm) struct Handler {
     /// inbound links.
     events: VecDeque<FromHandler>,
     links: Door,
+    /// Questions to this node as a relay.
+    hops: Door,
     /// Streams of all other protocols.
     others: Door,
     refusal_told: bool,
@@ -94,8 +107,8 @@ struct Door {
 }
 
 impl Door {
-    fn new(places: usize, burst: u32) -> Self {
-        let rate = Bucket::new(burst, INBOUND_INTERVAL, Instant::now());
+    fn new(places: usize, burst: u32, interval: Duration) -> Self {
+        let rate = Bucket::new(burst, interval, Instant::now());
         Self { places: Arc::new(Semaphore::new(places)), rate }
     }
 
@@ -135,8 +148,9 @@ impl Handler {
         Self {
             to_open: VecDeque::new(),
             events: VecDeque::new(),
-            links: Door::new(MAX_INBOUND_LINKS, INBOUND_BURST),
-            others: Door::new(MAX_INBOUND_OTHERS, OTHERS_BURST),
+            links: Door::new(MAX_INBOUND_LINKS, INBOUND_BURST, INBOUND_INTERVAL),
+            hops: Door::new(MAX_INBOUND_HOPS, HOPS_BURST, HOPS_INTERVAL),
+            others: Door::new(MAX_INBOUND_OTHERS, OTHERS_BURST, INBOUND_INTERVAL),
             refusal_told: false,
             keep_alive: false,
             serving,
@@ -146,7 +160,11 @@ impl Handler {
     /// Dropping the stream resets it.
     fn on_inbound(&mut self, protocol: StreamProtocol, stream: Stream) {
         let link = protocol == PROTOCOL;
-        let door = if link { &mut self.links } else { &mut self.others };
+        let door = match () {
+            () if link => &mut self.links,
+            () if protocol == HOP => &mut self.hops,
+            () => &mut self.others,
+        };
         match door.enter() {
             Some(place) if link => self.events.push_back(FromHandler::Inbound(stream, place)),
             Some(place) => self.events.push_back(FromHandler::Accepted(protocol, stream, place)),
@@ -195,6 +213,8 @@ impl ConnectionHandler for Handler {
         match event {
             ToHandler::Open(protocol, token) => self.to_open.push_back((protocol, token)),
             ToHandler::KeepAlive(keep) => self.keep_alive = keep,
+            // Whoever hands it over does.
+            ToHandler::Look => {}
         }
     }
 

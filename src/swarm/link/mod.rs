@@ -13,11 +13,11 @@ mod writer;
 
 use libp2p::StreamProtocol;
 
-use super::{punch, reach};
+use super::{circuit, punch, reach};
 
 /// The protocol of links.
 pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/p2p-node/link/1");
 /// All protocols of which streams are accepted here.
 pub(super) static ACCEPTED: [StreamProtocol; 4] = [PROTOCOL, reach::DIAL_BACK, punch::PROTOCOL, punch::STOCK];
 /// Those of which streams are accepted only while this node serves others.
-pub(super) static SERVED: [StreamProtocol; 1] = [reach::DIAL_REQUEST];
+pub(super) static SERVED: [StreamProtocol; 2] = [reach::DIAL_REQUEST, circuit::HOP];

@@ -124,7 +124,7 @@ impl Serving {
 }
 
 /// A /64 of IPv6: who has one address of it has all.
-fn origin(ip: IpAddr) -> IpAddr {
+pub(in crate::swarm) fn origin(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => IpAddr::from((ip.to_bits() >> 64 << 64).to_be_bytes()),
         v4 @ IpAddr::V4(_) => v4,

@@ -1,17 +1,11 @@
 //! The parts together: connections and what peers tell go in, addresses come
 //! out.
 
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use futures::AsyncWriteExt as _;
 use libp2p::{core::Endpoint, identity::Keypair, swarm::ConnectionId};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, DuplexStream, ReadBuf};
 
 use super::{
     client::{ask, take_nonce},
@@ -20,7 +14,7 @@ use super::{
     *,
 };
 use crate::{
-    swarm::{ConnectionLimits, RelayLimits},
+    swarm::{ConnectionLimits, RelayLimits, pipe::pipe},
     wire::autonat::{Body, Data, DialRequest, DialStatus, Envelope, Status, read, write},
 };
 
@@ -259,35 +253,6 @@ fn after_a_change_of_the_network_everything_is_asked_again() {
 }
 
 // Questions over a stream.
-
-/// One end of a stream, as libp2p has them.
-struct Pipe(DuplexStream);
-
-impl AsyncRead for Pipe {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut read = ReadBuf::new(bytes);
-        Pin::new(&mut self.0).poll_read(cx, &mut read).map_ok(|()| read.filled().len())
-    }
-}
-
-impl AsyncWrite for Pipe {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
-fn pipe() -> (Pipe, Pipe) {
-    let (one, other) = tokio::io::duplex(1 << 16);
-    (Pipe(one), Pipe(other))
-}
 
 fn asker() -> Client {
     let own_ips = ["5.6.7.8", "10.0.0.2", "2606:4700::9"].map(|ip| ip.parse().unwrap()).to_vec();

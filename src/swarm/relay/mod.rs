@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! server.rs    whom this node relays for, and how much
-//! hop.rs       libp2p's relay server
+//! rates.rs     how often others may ask
+//! hop.rs       what they ask, and the answers
+//! carry.rs     one circuit of theirs
 //! client.rs    keeps reservations at two relays, over two transports each
 //! candidate.rs one relay as that sees it
 //! patience.rs  how long to wait after a failure
@@ -11,11 +13,13 @@
 //! ```
 
 pub(super) mod candidate;
+mod carry;
 pub(super) mod client;
 pub(super) mod errands;
 pub(super) mod hop;
 pub(super) mod meter;
 mod patience;
+mod rates;
 pub(super) mod server;
 #[cfg(test)]
 mod tests;

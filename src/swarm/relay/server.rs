@@ -1,41 +1,55 @@
-//! This node as a relay of others.
+//! This node as a relay: whom it serves, and how much.
+//!
+//! Decides only; [`super::hop`] asks, and [`super::carry`] moves the bytes. Time
+//! is passed in.
 
 use std::{
     collections::{HashMap, HashSet},
-    num::NonZeroU32,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    net::IpAddr,
     time::Duration,
 };
 
-use libp2p::{
-    PeerId,
-    relay::{self, Config, Status, StatusCode},
-};
+use libp2p::{PeerId, swarm::ConnectionId};
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{RelayLimits, hop::Hop};
-use crate::node::{Serve, ServingView};
+use super::{RelayLimits, rates::Rates};
+use crate::{
+    node::{Serve, ServingView},
+    swarm::reach::server::origin,
+    wire::circuit::{CircuitLimit, serve::Refusal},
+};
 
-/// Reservations that one peer may ask for at once: a program in trouble asks
-/// again and again, one in order asks twice an hour.
-const RESERVATIONS_PER_PEER: Rate = Rate { burst: 60, interval: Duration::from_secs(10) };
+/// Reservations that one peer may ask for at once, and then one in the
+/// interval: a program in trouble asks again and again, one in order asks twice
+/// an hour.
+const RESERVATIONS_PER_PEER: (u32, Duration) = (60, Duration::from_secs(10));
 /// Reservations from one IP address at once: 60 nodes of one household, twice
 /// on two transports, after a power cut.
-const RESERVATIONS_PER_IP: Rate = Rate { burst: 256, interval: Duration::from_secs(1) };
+const RESERVATIONS_PER_IP: (u32, Duration) = (256, Duration::from_secs(1));
 /// Circuits that one peer may ask for at once: a node with a long address book
 /// that starts.
-const CIRCUITS_PER_PEER: Rate = Rate { burst: 256, interval: Duration::from_secs(1) };
+const CIRCUITS_PER_PEER: (u32, Duration) = (256, Duration::from_secs(1));
 /// Circuits from one IP address at once: 60 nodes of one household, each to
 /// each other.
-const CIRCUITS_PER_IP: Rate = Rate { burst: 4096, interval: Duration::from_millis(125) };
+const CIRCUITS_PER_IP: (u32, Duration) = (4096, Duration::from_millis(125));
 /// The relay protocol has one reservation per connection. A peer whose
 /// connection died unnoticed makes the next one elsewhere.
 const RESERVATIONS_OF_A_PEER: usize = 4;
 
-/// So many at once, and one more after each interval.
-struct Rate {
-    burst: u32,
-    interval: Duration,
+/// Which circuit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(in crate::swarm) struct CircuitId(u64);
+
+/// Whoever asks.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::swarm) struct Asker {
+    pub(in crate::swarm) peer: PeerId,
+    pub(in crate::swarm) connection: ConnectionId,
+    /// Where it was seen.
+    pub(in crate::swarm) ip: Option<IpAddr>,
+    /// It is itself reached through a relay.
+    pub(in crate::swarm) relayed: bool,
 }
 
 /// Whether this node relays, for whom, and how much of that it does.
@@ -45,42 +59,59 @@ pub(in crate::swarm) struct Server {
     limits: RelayLimits,
     /// Others can connect to this node.
     public: bool,
-    door: Arc<Door>,
-    /// Who holds a reservation, and until when at most. libp2p does not tell
-    /// which of a peer's connections a reservation was on, so that one may
-    /// stay here until its time has passed.
-    guests: HashMap<PeerId, Instant>,
-    circuits: u32,
+    trusted: HashSet<PeerId>,
+    /// Who holds reservations, the youngest last.
+    guests: HashMap<PeerId, Vec<Reservation>>,
+    circuits: HashMap<CircuitId, Circuit>,
+    last: u64,
+    rates: AllRates,
     refused: u64,
 }
 
-/// Whom the relay lets in; asked by libp2p.
+/// Ends with its connection, or when its time has passed.
 #[derive(Debug)]
-struct Door {
-    everyone: bool,
-    trusted: Mutex<HashSet<PeerId>>,
+struct Reservation {
+    connection: ConnectionId,
+    until: Instant,
+}
+
+/// Counts from when it was asked for.
+#[derive(Debug)]
+struct Circuit {
+    from: (PeerId, ConnectionId),
+    to: (PeerId, ConnectionId),
+    /// The other end has accepted.
+    up: bool,
+    /// What moves its bytes ends with it.
+    _carried: DropGuard,
+}
+
+#[derive(Debug)]
+struct AllRates {
+    reservations_of_peer: Rates<PeerId>,
+    reservations_of_ip: Rates<IpAddr>,
+    circuits_of_peer: Rates<PeerId>,
+    circuits_of_ip: Rates<IpAddr>,
 }
 
 impl Server {
-    /// With the behaviour that it controls, which does nothing yet.
-    pub(in crate::swarm) fn new(local: PeerId, mode: Serve, limits: RelayLimits) -> (Self, Hop) {
-        let door = Arc::new(Door { everyone: mode == Serve::On, trusted: Mutex::default() });
-        let mut behaviour = Hop::new(relay::Behaviour::new(local, config(limits, door.clone())));
-        // By itself it would serve on any external address, also one at
-        // another relay.
-        behaviour.set_status(Status::Disable);
-        let server = Self { mode, limits, public: false, door, guests: HashMap::new(), circuits: 0, refused: 0 };
-        (server, behaviour)
+    pub(in crate::swarm) fn new(mode: Serve, limits: RelayLimits) -> Self {
+        Self {
+            mode,
+            limits,
+            public: false,
+            trusted: HashSet::new(),
+            guests: HashMap::new(),
+            circuits: HashMap::new(),
+            last: 0,
+            rates: AllRates::new(),
+            refused: 0,
+        }
     }
 
     /// Whether others can connect to this node, as far as is known.
     pub(in crate::swarm) fn set_public(&mut self, public: bool) {
         self.public = public;
-    }
-
-    /// What the behaviour is to do now.
-    pub(in crate::swarm) fn status(&self) -> Status {
-        if self.is_active() { Status::Enable } else { Status::Disable }
     }
 
     /// Whether this node relays now.
@@ -95,11 +126,10 @@ impl Server {
     /// Whether a peer is trusted. What it holds already it keeps until it has
     /// to renew it.
     pub(in crate::swarm) fn set_trusted(&mut self, peer: PeerId, trusted: bool) {
-        let mut all = self.door.trusted();
         if trusted {
-            all.insert(peer);
+            self.trusted.insert(peer);
         } else {
-            all.remove(&peer);
+            self.trusted.remove(&peer);
         }
     }
 
@@ -108,44 +138,132 @@ impl Server {
         self.guests.contains_key(peer)
     }
 
-    /// Takes note of an event; tells whose reservation began or ended.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the others are failures that libp2p tells twice")]
-    pub(in crate::swarm) fn on_event(&mut self, event: &relay::Event, now: Instant) -> Option<PeerId> {
-        use relay::Event;
-        match event {
-            Event::ReservationReqAccepted { src_peer_id, .. } => {
-                let new = self.guests.insert(*src_peer_id, now + self.limits.reservation_duration).is_none();
-                new.then_some(*src_peer_id)
-            }
-            Event::ReservationTimedOut { src_peer_id } => self.guests.remove(src_peer_id).map(|_| *src_peer_id),
-            Event::ReservationReqDenied { .. } => self.refuse(),
-            Event::CircuitReqDenied { status: StatusCode::NoReservation, .. } => None,
-            Event::CircuitReqDenied { .. } => self.refuse(),
-            Event::CircuitReqAccepted { .. } => {
-                self.circuits += 1;
-                None
-            }
-            Event::CircuitClosed { .. } => {
-                self.circuits = self.circuits.saturating_sub(1);
-                None
-            }
-            _ => None,
+    /// What circuits may carry.
+    pub(in crate::swarm) fn circuit_limit(&self) -> CircuitLimit {
+        let RelayLimits { max_circuit_bytes: bytes, max_circuit_duration, .. } = self.limits;
+        CircuitLimit { duration: Some(max_circuit_duration), bytes: (bytes > 0).then_some(bytes) }
+    }
+
+    /// Makes or renews a reservation, and tells how long it is good.
+    pub(in crate::swarm) fn reserve(&mut self, asker: &Asker, now: Instant) -> Result<Duration, Refusal> {
+        let granted = self.grant(asker, now);
+        self.refused += u64::from(granted.is_err());
+        granted?;
+        let until = now + self.limits.reservation_duration;
+        let held = self.guests.entry(asker.peer).or_default();
+        held.retain(|other| other.connection != asker.connection);
+        held.push(Reservation { connection: asker.connection, until });
+        Ok(self.limits.reservation_duration)
+    }
+
+    /// Those who are not let in use up nothing.
+    fn grant(&mut self, asker: &Asker, now: Instant) -> Result<(), Refusal> {
+        self.check(asker)?;
+        if self.mode != Serve::On && !self.trusted.contains(&asker.peer) {
+            return Err(Refusal::ReservationRefused);
+        }
+        let held = self.guests.get(&asker.peer);
+        let renewed = held.is_some_and(|held| held.iter().any(|other| other.connection == asker.connection));
+        let too_many = held.is_some_and(|held| held.len() >= RESERVATIONS_OF_A_PEER)
+            || self.reservations() >= self.limits.max_reservations as usize;
+        if !renewed && too_many || !self.rates.may_reserve(asker, now) {
+            return Err(Refusal::LimitExceeded);
+        }
+        Ok(())
+    }
+
+    /// Counts a circuit to a peer, of which the caller tells where it leads and
+    /// what becomes of it. Until then it is one to no connection.
+    pub(in crate::swarm) fn connect(
+        &mut self,
+        asker: &Asker,
+        to: PeerId,
+        now: Instant,
+    ) -> Result<(CircuitId, CancellationToken), Refusal> {
+        let allowed = self.allow(asker, now);
+        self.refused += u64::from(allowed.is_err());
+        allowed?;
+        let to = match self.guests.get(&to).and_then(|held| held.last()) {
+            Some(youngest) => (to, youngest.connection),
+            // Nothing that a limit of this node is to blame for.
+            None => return Err(Refusal::NoReservation),
+        };
+        self.last += 1;
+        let (id, token) = (CircuitId(self.last), CancellationToken::new());
+        let from = (asker.peer, asker.connection);
+        self.circuits.insert(id, Circuit { from, to, up: false, _carried: token.clone().drop_guard() });
+        Ok((id, token))
+    }
+
+    /// Anyone may call those who are let in.
+    fn allow(&mut self, asker: &Asker, now: Instant) -> Result<(), Refusal> {
+        self.check(asker)?;
+        let opened = self.circuits.values().filter(|circuit| circuit.from.0 == asker.peer).count();
+        if opened >= self.limits.max_circuits_per_peer as usize
+            || self.circuits.len() >= self.limits.max_circuits as usize
+            || !self.rates.may_connect(asker, now)
+        {
+            return Err(Refusal::LimitExceeded);
+        }
+        Ok(())
+    }
+
+    /// A client may have asked a moment before this node ceased to serve.
+    fn check(&self, asker: &Asker) -> Result<(), Refusal> {
+        if asker.relayed || !self.is_active() { Err(Refusal::PermissionDenied) } else { Ok(()) }
+    }
+
+    /// Connections on which a peer can be asked to accept a circuit, the
+    /// youngest first.
+    pub(in crate::swarm) fn ways_to(&self, peer: &PeerId) -> Vec<ConnectionId> {
+        self.guests.get(peer).into_iter().flatten().rev().map(|held| held.connection).collect()
+    }
+
+    /// Over which connection a circuit leads; `false` if there is no such
+    /// circuit any more.
+    pub(in crate::swarm) fn lead(&mut self, id: CircuitId, connection: ConnectionId) -> bool {
+        let circuit = self.circuits.get_mut(&id);
+        circuit.map(|circuit| circuit.to.1 = connection).is_some()
+    }
+
+    /// A circuit was accepted at its other end.
+    pub(in crate::swarm) fn up(&mut self, id: CircuitId) {
+        if let Some(circuit) = self.circuits.get_mut(&id) {
+            circuit.up = true;
         }
     }
 
-    /// The last connection with a peer is gone.
-    pub(in crate::swarm) fn disconnected(&mut self, peer: &PeerId) {
-        self.guests.remove(peer);
+    /// A circuit has ended, or did not come about.
+    pub(in crate::swarm) fn ended(&mut self, id: CircuitId) {
+        self.circuits.remove(&id);
+    }
+
+    /// A connection is gone, and with it what was on it. Tells whether the peer
+    /// is no guest any more.
+    pub(in crate::swarm) fn closed(&mut self, peer: PeerId, connection: ConnectionId) -> bool {
+        let gone = (peer, connection);
+        self.circuits.retain(|_, circuit| circuit.from != gone && circuit.to != gone);
+        let Some(held) = self.guests.get_mut(&peer) else { return false };
+        held.retain(|other| other.connection != connection);
+        let left = held.is_empty();
+        if left {
+            self.guests.remove(&peer);
+        }
+        left
     }
 
     /// When [`Self::expire`] has something next.
     pub(in crate::swarm) fn next(&self) -> Option<Instant> {
-        self.guests.values().min().copied()
+        self.guests.values().flatten().map(|held| held.until).min()
     }
 
-    /// Reservations whose time has passed; their holders.
+    /// Ends reservations whose time has passed; tells who is no guest any more.
     pub(in crate::swarm) fn expire(&mut self, now: Instant) -> Vec<PeerId> {
-        self.guests.extract_if(|_, until| *until <= now).map(|(peer, _)| peer).collect()
+        let over = |held: &mut Vec<Reservation>| {
+            held.retain(|held| held.until > now);
+            held.is_empty()
+        };
+        self.guests.extract_if(|_, held| over(held)).map(|(peer, _)| peer).collect()
     }
 
     /// For a caller.
@@ -154,9 +272,9 @@ impl Server {
         ServingView {
             mode: self.mode,
             active: self.is_active(),
-            reservations: self.guests.len() as u32,
+            reservations: self.reservations() as u32,
             max_reservations: limits.max_reservations,
-            circuits: self.circuits,
+            circuits: self.circuits.values().filter(|circuit| circuit.up).count() as u32,
             max_circuits: limits.max_circuits,
             max_circuits_per_peer: limits.max_circuits_per_peer,
             max_circuit_bytes: limits.max_circuit_bytes,
@@ -165,102 +283,188 @@ impl Server {
         }
     }
 
-    fn refuse(&mut self) -> Option<PeerId> {
-        self.refused += 1;
-        None
+    fn reservations(&self) -> usize {
+        self.guests.values().map(Vec::len).sum()
     }
 }
 
-impl Door {
-    fn admits(&self, peer: &PeerId) -> bool {
-        self.everyone || self.trusted().contains(peer)
+impl AllRates {
+    fn new() -> Self {
+        Self {
+            reservations_of_peer: Rates::new(RESERVATIONS_PER_PEER.0, RESERVATIONS_PER_PEER.1),
+            reservations_of_ip: Rates::new(RESERVATIONS_PER_IP.0, RESERVATIONS_PER_IP.1),
+            circuits_of_peer: Rates::new(CIRCUITS_PER_PEER.0, CIRCUITS_PER_PEER.1),
+            circuits_of_ip: Rates::new(CIRCUITS_PER_IP.0, CIRCUITS_PER_IP.1),
+        }
     }
 
-    fn trusted(&self) -> MutexGuard<'_, HashSet<PeerId>> {
-        // Nothing panics while it is locked, and a set is whole at any time.
-        self.trusted.lock().unwrap_or_else(PoisonError::into_inner)
+    fn may_reserve(&mut self, asker: &Asker, now: Instant) -> bool {
+        self.reservations_of_peer.take(asker.peer, now)
+            && asker.ip.is_none_or(|ip| self.reservations_of_ip.take(origin(ip), now))
     }
-}
 
-fn config(limits: RelayLimits, door: Arc<Door>) -> Config {
-    let mut config = Config {
-        max_reservations: limits.max_reservations as usize,
-        max_reservations_per_peer: RESERVATIONS_OF_A_PEER,
-        reservation_duration: limits.reservation_duration,
-        // First, so that those who are not let in use up nothing.
-        reservation_rate_limiters: vec![Box::new(move |peer: PeerId, _: &_, _| door.admits(&peer))],
-        max_circuits: limits.max_circuits as usize,
-        max_circuits_per_peer: limits.max_circuits_per_peer as usize,
-        max_circuit_duration: limits.max_circuit_duration,
-        max_circuit_bytes: limits.max_circuit_bytes,
-        circuit_src_rate_limiters: Vec::new(),
-    };
-    let rate = |rate: Rate| (NonZeroU32::new(rate.burst).unwrap_or(NonZeroU32::MIN), rate.interval);
-    let (burst, interval) = rate(RESERVATIONS_PER_PEER);
-    config = config.reservation_rate_per_peer(burst, interval);
-    let (burst, interval) = rate(RESERVATIONS_PER_IP);
-    config = config.reservation_rate_per_ip(burst, interval);
-    let (burst, interval) = rate(CIRCUITS_PER_PEER);
-    config = config.circuit_src_per_peer(burst, interval);
-    let (burst, interval) = rate(CIRCUITS_PER_IP);
-    config.circuit_src_per_ip(burst, interval)
+    fn may_connect(&mut self, asker: &Asker, now: Instant) -> bool {
+        self.circuits_of_peer.take(asker.peer, now)
+            && asker.ip.is_none_or(|ip| self.circuits_of_ip.take(origin(ip), now))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn accepted(peer: PeerId) -> relay::Event {
-        relay::Event::ReservationReqAccepted { src_peer_id: peer, renewed: false }
+    fn asker(peer: PeerId, connection: usize) -> Asker {
+        let connection = ConnectionId::new_unchecked(connection);
+        Asker { peer, connection, ip: Some("6.6.6.6".parse().unwrap()), relayed: false }
+    }
+
+    fn server(limits: RelayLimits) -> Server {
+        Server::new(Serve::On, limits)
     }
 
     #[test]
     fn the_mode_decides_whom_it_serves() {
-        let (friend, stranger) = (PeerId::random(), PeerId::random());
-        for (mode, public, active, serves_stranger) in [
-            (Serve::On, false, true, true),
-            (Serve::Auto, false, false, false),
-            (Serve::Auto, true, true, false),
-            (Serve::Off, true, false, false),
+        let now = Instant::now();
+        let [friend, stranger] = [1, 2].map(|id| asker(PeerId::random(), id));
+        let (refused, denied) = (Err(Refusal::ReservationRefused), Err(Refusal::PermissionDenied));
+        for (mode, public, to_friend, to_stranger) in [
+            (Serve::On, false, Ok(()), Ok(())),
+            (Serve::Auto, false, denied, denied),
+            (Serve::Auto, true, Ok(()), refused),
+            (Serve::Off, true, denied, denied),
         ] {
-            let (mut server, _) = Server::new(PeerId::random(), mode, RelayLimits::default());
+            let mut server = Server::new(mode, RelayLimits::default());
             server.set_public(public);
-            server.set_trusted(friend, true);
-            assert_eq!(server.is_active(), active, "{mode:?} {public}");
-            assert!(server.door.admits(&friend));
-            assert_eq!(server.door.admits(&stranger), serves_stranger, "{mode:?}");
-            server.set_trusted(friend, false);
-            assert_eq!(server.door.admits(&friend), serves_stranger, "{mode:?}");
+            server.set_trusted(friend.peer, true);
+            assert_eq!(server.is_active(), to_friend.is_ok(), "{mode:?} {public}");
+            assert_eq!(server.reserve(&friend, now).map(drop), to_friend, "{mode:?} {public}");
+            assert_eq!(server.reserve(&stranger, now).map(drop), to_stranger, "{mode:?} {public}");
+            let relayed = Asker { relayed: true, ..friend };
+            assert_eq!(server.reserve(&relayed, now), Err(Refusal::PermissionDenied));
+            let called = server.connect(&stranger, friend.peer, now).map(drop);
+            assert_eq!(called, to_friend, "anyone calls those who are let in");
+            server.set_trusted(friend.peer, false);
+            assert_eq!(server.reserve(&friend, now).map(drop), to_stranger, "{mode:?} {public}");
         }
     }
 
     #[test]
-    fn guests_leave_when_they_are_gone_or_their_time_is_over() {
+    fn guests_leave_with_their_connections_or_when_their_time_is_over() {
         let now = Instant::now();
         let limits = RelayLimits::default();
-        let (mut server, _) = Server::new(PeerId::random(), Serve::On, limits);
+        let mut server = server(limits);
         let (one, two) = (PeerId::random(), PeerId::random());
-        assert_eq!(server.on_event(&accepted(one), now), Some(one));
-        assert_eq!(server.on_event(&accepted(one), now + Duration::from_secs(9)), None);
-        assert_eq!(server.on_event(&accepted(two), now), Some(two));
-        assert_eq!(server.view().reservations, 2);
+        for (asker, after) in [(asker(one, 1), 0), (asker(one, 2), 0), (asker(two, 3), 0), (asker(one, 1), 9)] {
+            let granted = server.reserve(&asker, now + Duration::from_secs(after));
+            assert_eq!(granted, Ok(limits.reservation_duration));
+        }
+        assert_eq!(server.view().reservations, 3);
+        assert_eq!(server.ways_to(&one), [1, 2].map(ConnectionId::new_unchecked), "the youngest first");
+        assert_eq!(server.next(), Some(now + limits.reservation_duration));
         assert_eq!(server.expire(now + limits.reservation_duration), [two]);
-        server.disconnected(&one);
-        assert!(!server.is_guest(&one) && !server.is_guest(&two));
+        assert_eq!(server.view().reservations, 1);
+        assert!(server.is_guest(&one) && !server.is_guest(&two));
+        assert!(!server.closed(one, ConnectionId::new_unchecked(2)));
+        assert!(server.closed(one, ConnectionId::new_unchecked(1)));
+        assert!(!server.is_guest(&one) && server.next().is_none());
     }
 
     #[test]
-    fn what_is_refused_is_counted() {
+    fn reservations_have_limits_and_can_be_renewed_at_them() {
         let now = Instant::now();
-        let (mut server, _) = Server::new(PeerId::random(), Serve::On, RelayLimits::default());
-        let (src_peer_id, dst_peer_id) = (PeerId::random(), PeerId::random());
-        let status = StatusCode::ResourceLimitExceeded;
-        server.on_event(&relay::Event::ReservationReqDenied { src_peer_id, status }, now);
-        let status = StatusCode::NoReservation;
-        server.on_event(&relay::Event::CircuitReqDenied { src_peer_id, dst_peer_id, status }, now);
-        server.on_event(&relay::Event::CircuitReqAccepted { src_peer_id, dst_peer_id }, now);
-        assert_eq!((server.view().refused, server.view().circuits), (1, 1));
-        server.on_event(&relay::Event::CircuitClosed { src_peer_id, dst_peer_id, error: None }, now);
+        let mut server = server(RelayLimits { max_reservations: 5, ..RelayLimits::default() });
+        let (one, two, three) = (PeerId::random(), PeerId::random(), PeerId::random());
+        for id in 0..6 {
+            let expected = if id < RESERVATIONS_OF_A_PEER { Ok(()) } else { Err(Refusal::LimitExceeded) };
+            assert_eq!(server.reserve(&asker(one, id), now).map(drop), expected, "{id}");
+        }
+        server.reserve(&asker(two, 10), now).unwrap();
+        assert_eq!(server.reserve(&asker(three, 11), now), Err(Refusal::LimitExceeded));
+        server.reserve(&asker(two, 10), now).unwrap();
+        assert_eq!((server.view().reservations, server.view().refused), (5, 3));
+        assert!(server.closed(two, ConnectionId::new_unchecked(10)));
+        server.reserve(&asker(three, 11), now).unwrap();
+    }
+
+    #[test]
+    fn a_peer_that_asks_without_end_is_refused_and_nobody_else() {
+        let now = Instant::now();
+        let mut server = server(RelayLimits::default());
+        let (mad, sane) = (PeerId::random(), PeerId::random());
+        let granted = (0..1000).filter(|_| server.reserve(&asker(mad, 1), now).is_ok()).count();
+        assert_eq!(granted, 60);
+        server.reserve(&asker(sane, 2), now).unwrap();
+        let mut asked = 0;
+        while let Ok((id, _)) = server.connect(&asker(mad, 1), sane, now) {
+            server.ended(id);
+            asked += 1;
+        }
+        assert_eq!(asked, 256);
+        server.connect(&asker(PeerId::random(), 3), sane, now).unwrap();
+        assert_eq!(server.view().refused, 941);
+        server.connect(&asker(mad, 1), sane, now + Duration::from_secs(1)).unwrap();
+    }
+
+    #[test]
+    fn one_household_cannot_take_all_that_is_given() {
+        let now = Instant::now();
+        let mut server = server(RelayLimits::default());
+        let six = |n: u16| {
+            let ip = Some(format!("2001:db8:0:1::{n:x}").parse().unwrap());
+            Asker { ip, ..asker(PeerId::random(), n.into()) }
+        };
+        let granted = (0..1000).filter(|n| server.reserve(&six(*n), now).is_ok()).count();
+        assert_eq!(granted, 256, "a /64 is one");
+        server.reserve(&asker(PeerId::random(), 9999), now).unwrap();
+    }
+
+    #[test]
+    fn circuits_have_limits_of_which_callers_use_up_their_own() {
+        let now = Instant::now();
+        let limits = RelayLimits { max_circuits: 5, max_circuits_per_peer: 2, ..RelayLimits::default() };
+        let mut server = server(limits);
+        let (host, one, two, three) = (PeerId::random(), PeerId::random(), PeerId::random(), PeerId::random());
+        assert_eq!(server.connect(&asker(one, 1), host, now).map(drop), Err(Refusal::NoReservation));
+        assert_eq!(server.view().refused, 0);
+        server.reserve(&asker(host, 9), now).unwrap();
+        let (first, _) = server.connect(&asker(one, 1), host, now).unwrap();
+        server.connect(&asker(one, 2), host, now).unwrap();
+        assert_eq!(server.connect(&asker(one, 1), host, now).map(drop), Err(Refusal::LimitExceeded));
+        for id in [3, 4] {
+            server.connect(&asker(two, id), host, now).unwrap();
+        }
+        server.reserve(&asker(three, 5), now).unwrap();
+        server.connect(&asker(host, 9), three, now).unwrap();
+        assert_eq!(server.connect(&asker(three, 5), host, now).map(drop), Err(Refusal::LimitExceeded));
+        assert_eq!((server.view().circuits, server.view().refused), (0, 2));
+        server.up(first);
+        assert_eq!(server.view().circuits, 1);
+        server.ended(first);
         assert_eq!(server.view().circuits, 0);
+        server.connect(&asker(one, 1), host, now).unwrap();
+    }
+
+    #[test]
+    fn circuits_end_with_the_connections_of_both_ends() {
+        let now = Instant::now();
+        let mut server = server(RelayLimits::default());
+        let (host, caller) = (PeerId::random(), PeerId::random());
+        for id in [1, 2] {
+            server.reserve(&asker(host, id), now).unwrap();
+        }
+        let mut tokens = Vec::new();
+        for (from, to) in [(3, 2), (4, 1), (3, 1)] {
+            let (id, token) = server.connect(&asker(caller, from), host, now).unwrap();
+            assert!(server.lead(id, ConnectionId::new_unchecked(to)));
+            tokens.push(token);
+        }
+        let cancelled =
+            |tokens: &[CancellationToken]| tokens.iter().map(|token| token.is_cancelled()).collect::<Vec<_>>();
+        server.closed(host, ConnectionId::new_unchecked(2));
+        assert_eq!(cancelled(&tokens), [true, false, false]);
+        server.closed(caller, ConnectionId::new_unchecked(4));
+        assert_eq!(cancelled(&tokens), [true, true, false]);
+        drop(server);
+        assert_eq!(cancelled(&tokens), [true; 3]);
     }
 }

@@ -146,7 +146,8 @@ mod tests {
     use super::*;
 
     fn status(status: i32, limit: Option<Limit>) -> Vec<u8> {
-        HopMessage { kind: STATUS, limit, status: Some(status), ..HopMessage::default() }.encode_length_delimited_to_vec()
+        HopMessage { kind: STATUS, limit, status: Some(status), ..HopMessage::default() }
+            .encode_length_delimited_to_vec()
     }
 
     #[test]
