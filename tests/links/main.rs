@@ -5,6 +5,7 @@
 
 mod dialling;
 mod flow;
+mod hops;
 mod hostile;
 mod node;
 mod raw;

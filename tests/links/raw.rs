@@ -2,7 +2,7 @@
 
 use futures::StreamExt;
 use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, SwarmBuilder, noise, tcp, yamux};
-use libp2p_stream::Control;
+use libp2p_stream::{Control, IncomingStreams};
 use tokio::{task::JoinHandle, time::timeout};
 
 use crate::node::DEADLINE;
@@ -44,7 +44,19 @@ impl RawPeer {
     }
 
     pub(crate) async fn try_open(&mut self) -> Result<Stream, libp2p_stream::OpenStreamError> {
-        timeout(DEADLINE, self.control.open_stream(self.target, LINK)).await.expect("answer in time")
+        self.try_open_of(LINK).await
+    }
+
+    pub(crate) async fn try_open_of(
+        &mut self,
+        protocol: StreamProtocol,
+    ) -> Result<Stream, libp2p_stream::OpenStreamError> {
+        timeout(DEADLINE, self.control.open_stream(self.target, protocol)).await.expect("answer in time")
+    }
+
+    /// Streams of this protocol that the node opens.
+    pub(crate) fn accept(&mut self, protocol: StreamProtocol) -> IncomingStreams {
+        self.control.accept(protocol).unwrap()
     }
 }
 
