@@ -213,7 +213,7 @@ impl ConnectionHandler for Handler {
         match event {
             ToHandler::Open(protocol, token) => self.to_open.push_back((protocol, token)),
             ToHandler::KeepAlive(keep) => self.keep_alive = keep,
-            // Whoever hands it over does.
+            // Being handed over is enough: the connection asks then.
             ToHandler::Look => {}
         }
     }

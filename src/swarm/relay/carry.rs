@@ -99,12 +99,12 @@ where
     let mut came = Vec::with_capacity(PIECE);
     let budget = EARLY.min(limit.bytes.unwrap_or(EARLY));
     let answered = poll_fn(|cx| {
-        if let Poll::Ready(answered) = poll_answer(destination, &mut came, cx) {
-            return Poll::Ready(answered);
-        }
-        match there.poll(source, destination, budget, cx) {
-            Poll::Ready(Err(_)) => Poll::Ready(Err(Refusal::ConnectionFailed)),
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        // First, so that it is sent together with what opens the stream.
+        let moved = there.poll(source, destination, budget, cx);
+        match (poll_answer(destination, &mut came, cx), moved) {
+            (Poll::Ready(answered), _) => Poll::Ready(answered),
+            (Poll::Pending, Poll::Ready(Err(_))) => Poll::Ready(Err(Refusal::ConnectionFailed)),
+            (Poll::Pending, _) => Poll::Pending,
         }
     });
     let length = timeout(patience, answered).await.unwrap_or(Err(Refusal::ConnectionFailed))?;

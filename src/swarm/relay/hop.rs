@@ -4,7 +4,11 @@
 //! Each stream is a task of its own, which reads the question, has the swarm's
 //! task decide, and answers. That of a circuit then carries it.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use libp2p::{PeerId, Stream, StreamProtocol, swarm::ConnectionId};
@@ -154,7 +158,7 @@ impl Desk {
         let Ok(granted) = decided.await else { return };
         debug!(peer = %self.client.peer, granted = granted.is_ok(), "a client asks for a reservation");
         let bytes = match granted {
-            Ok(Granted { duration, addresses }) => reserved(duration, addresses, self.limit),
+            Ok(Granted { duration, addresses }) => reserved(SystemTime::now() + duration, addresses, self.limit),
             Err(refusal) => refuse(refusal),
         };
         self.answer(stream, &bytes).await;
