@@ -27,6 +27,7 @@ use libp2p::{
     multiaddr::Protocol,
 };
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::relay::meter::Meter;
 use crate::wire::circuit::{answer, connect};
@@ -47,7 +48,16 @@ pub(super) struct Connected(Arc<Mutex<HashSet<PeerId>>>);
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) relay: PeerId,
-    pub(super) reply: oneshot::Sender<io::Result<Stream>>,
+    pub(super) reply: oneshot::Sender<io::Result<Opened>>,
+}
+
+/// A stream to a relay.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) stream: Stream,
+    /// The connection it runs on is gone. A yamux stream of a connection that
+    /// this side closed never ends by itself.
+    pub(super) closed: CancellationToken,
 }
 
 /// See the module.
@@ -65,10 +75,13 @@ pub(super) struct Circuit {
     meter: Option<Arc<Meter>>,
 }
 
+type Closed = Pin<Box<WaitForCancellationFutureOwned>>;
+
 #[derive(Debug)]
 enum State {
-    /// What came of the relay's answer.
-    Asked(Vec<u8>),
+    /// What came of the relay's answer, which does not come when the
+    /// connection is gone.
+    Asked(Vec<u8>, Closed),
     /// What came behind it.
     Open(Bytes),
 }
@@ -117,9 +130,10 @@ impl Transport for Circuits {
             TransportError::Other(io::Error::other("too many circuits are being opened; try again later"))
         })?;
         Ok(async move {
-            let mut stream = opened.await.map_err(|_| gone())??;
+            let Opened { mut stream, closed } = opened.await.map_err(|_| gone())??;
             stream.write_all(&connect(peer.to_bytes())).await?;
-            Ok(Circuit { stream, state: State::Asked(Vec::new()), meter: None })
+            let state = State::Asked(Vec::new(), Box::pin(closed.cancelled_owned()));
+            Ok(Circuit { stream, state, meter: None })
         }
         .boxed())
     }
@@ -150,7 +164,10 @@ impl Circuit {
 
     /// Reads on in the relay's answer.
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let State::Asked(came) = &mut self.state {
+        while let State::Asked(came, closed) = &mut self.state {
+            if closed.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(gone()));
+            }
             let mut piece = [0; PIECE];
             let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
             if read == 0 {

@@ -8,6 +8,7 @@ use std::{
 
 use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
 use tokio::{sync::Semaphore, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     addresses::Addresses,
@@ -100,6 +101,8 @@ pub(super) struct Connection {
     pub(super) since: Instant,
     /// Pings in a row without an answer.
     pub(super) missed_pings: u32,
+    /// Ends with it.
+    pub(super) closed: CancellationToken,
 }
 
 impl Peers {

@@ -2,10 +2,11 @@
 
 use std::{collections::HashMap, io, time::Duration};
 
-use libp2p::{Multiaddr, PeerId, Stream, swarm::ConnectionId};
+use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
+    circuit,
     join::JoinJob,
     link::behaviour::Token,
     ping::Job,
@@ -94,7 +95,7 @@ pub(super) enum Purpose {
     /// The secret of a ticket.
     Join(Box<JoinJob>),
     /// A circuit through a relay.
-    Circuit(oneshot::Sender<io::Result<Stream>>),
+    Circuit(oneshot::Sender<io::Result<circuit::Opened>>),
     /// A circuit of others, to whom it leads.
     Stop(Box<StopJob>),
     /// A question whether an address of this node works.

@@ -9,6 +9,7 @@ use libp2p::{
     swarm::{ConnectionError, ConnectionId, ListenError},
 };
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -49,6 +50,7 @@ impl Task {
             rtt: None,
             since: now,
             missed_pings: 0,
+            closed: CancellationToken::new(),
         });
         entry.steer.connected(id, route, is_quic(&address), now);
         let leads_there = self.punch_connected(peer, id, endpoint, route, now);
@@ -96,7 +98,9 @@ impl Task {
         self.end_links(id);
         self.probes.clear(&(peer, id));
         let Some(entry) = self.peers.get_mut(&peer) else { return };
-        entry.connections.retain(|connection| connection.id != id);
+        for gone in entry.connections.extract_if(.., |connection| connection.id == id) {
+            gone.closed.cancel();
+        }
         if entry.steer.is_doubted(id) {
             // Rightly so.
             entry.false_alarms /= 2;

@@ -93,7 +93,11 @@ impl Task {
             Purpose::Ping(job) => self.measure(stream, job, now),
             Purpose::Join(job) => self.present(peer, stream, *job),
             // The dial may have been given up.
-            Purpose::Circuit(reply) => drop(reply.send(Ok(stream))),
+            Purpose::Circuit(reply) => {
+                let closed = self.peers.get(&peer).and_then(|entry| entry.connection(connection));
+                let closed = closed.map(|known| known.closed.clone());
+                drop(reply.send(closed.map(|closed| circuit::Opened { stream, closed }).ok_or_else(circuit::gone)));
+            }
             Purpose::Stop(job) => self.stop_opened(*job, stream),
             Purpose::Verify(question) => self.put_question(stream, *question),
             Purpose::DialBack(reply) => drop(reply.send(Ok((stream, connection)))),
