@@ -51,25 +51,13 @@ async fn an_untrusted_sender_waits_until_it_is_trusted() {
     assert_eq!(receive(&mut b.client().await, "", 1).await[0].attempt, 1);
 }
 
-/// Sends until the link under it stays: two nodes that just met may move it.
-async fn send_ephemeral(from: &mut support::Client, request: proto::SendRequest) -> proto::SendResponse {
-    support::eventually("a link that stays", || {
-        let (mut from, request) = (from.clone(), request.clone());
-        async move {
-            let sent = from.send(request).await.unwrap().into_inner();
-            (sent.reason() != Reason::LinkLost).then_some(sent)
-        }
-    })
-    .await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ephemeral_message_needs_a_listener() {
     let (a, b) = pair().await;
     let mut from = a.client().await;
     let peer = b.peer_id().await;
     let request = proto::SendRequest { ephemeral: true, ..send_to(&peer, message("live", "", "x")) };
-    let sent = send_ephemeral(&mut from, request.clone()).await;
+    let sent = from.send(request.clone()).await.unwrap().into_inner();
     assert_eq!((sent.state(), sent.reason()), (MessageState::Rejected, Reason::NoConsumer));
     let listen = proto::ListenRequest {
         channel: "live".to_owned(),
@@ -78,7 +66,7 @@ async fn an_ephemeral_message_needs_a_listener() {
     };
     let mut stream = b.client().await.listen(listen).await.unwrap().into_inner();
     stream.message().await.unwrap();
-    let sent = send_ephemeral(&mut from, request).await;
+    let sent = from.send(request).await.unwrap().into_inner();
     assert_eq!(sent.state(), MessageState::Stored);
     let frame = stream.message().await.unwrap().unwrap().frame.unwrap();
     let proto::listen_response::Frame::Deliveries(batch) = frame else { panic!("{frame:?}") };
@@ -95,12 +83,12 @@ async fn a_peek_sees_ephemeral_messages_and_is_no_consumer() {
     let listen = proto::ListenRequest { channel: "live".to_owned(), peek: true, ..proto::ListenRequest::default() };
     let mut peek = b.client().await.listen(listen.clone()).await.unwrap().into_inner();
     peek.message().await.unwrap();
-    let sent = send_ephemeral(&mut from, request("one")).await;
+    let sent = from.send(request("one")).await.unwrap().into_inner();
     assert_eq!((sent.state(), sent.reason()), (MessageState::Rejected, Reason::NoConsumer));
     let listen = proto::ListenRequest { ack_mode: proto::AckMode::Auto.into(), peek: false, ..listen };
     let mut consumer = b.client().await.listen(listen).await.unwrap().into_inner();
     consumer.message().await.unwrap();
-    let sent = send_ephemeral(&mut from, request("two")).await;
+    let sent = from.send(request("two")).await.unwrap().into_inner();
     assert_eq!(sent.state(), MessageState::Stored);
     for (stream, ids) in [(&mut peek, &["one", "two"][..]), (&mut consumer, &["two"])] {
         for id in ids {

@@ -194,6 +194,54 @@ async fn bulk_outlives_the_limits_of_circuits() {
     }
 }
 
+/// They are never sent again, so that a link must not take them with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn ephemeral_messages_move_from_circuit_to_circuit() {
+    let Some(star) = star("relay", 1, 2) else { return };
+    let mut options = star.relay_options(0, &["--serve", "on"]);
+    options.config = "limits.relay_circuit_duration = \"3s\"\n".to_owned();
+    let relay = Daemon::start_with(options).await;
+    let a = star.host(0, &star.at(&[&relay], 0, BOTH).await).await;
+    let b = star.host(1, &star.at(&[&relay], 1, BOTH).await).await;
+    trust(&a, &b).await;
+    trust(&b, &a).await;
+    talk(&a, &b, "first").await;
+    let begun = Instant::now();
+    let mut senders = Vec::new();
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        let request = proto::ListenRequest {
+            channel: "live".to_owned(),
+            ack_mode: proto::AckMode::Auto.into(),
+            ..proto::ListenRequest::default()
+        };
+        let mut heard = to.client().await.listen(request).await.unwrap().into_inner();
+        heard.message().await.unwrap();
+        tokio::spawn(async move { while let Ok(Some(_)) = heard.message().await {} });
+        let peer = to.peer_id().await;
+        for _ in 0..4 {
+            let (mut client, peer) = (from.client().await, peer.clone());
+            senders.push(tokio::spawn(async move {
+                let mut sent = 0;
+                while begun.elapsed() < Duration::from_secs(10) {
+                    let request = send_to(&peer, message("live", "", "x"));
+                    let request = proto::SendRequest { ephemeral: true, ..request };
+                    let end = client.send(request).await.unwrap().into_inner();
+                    assert_eq!(end.state(), MessageState::Stored, "after {sent}: {end:?}");
+                    sent += 1;
+                }
+                sent
+            }));
+        }
+    }
+    let mut sent = 0;
+    for sender in senders {
+        sent += sender.await.unwrap();
+    }
+    let circuits = count(&a, "opening another one") + count(&b, "opening another one");
+    assert!(circuits > 2, "{circuits}");
+    eprintln!("{sent} ephemeral messages over {circuits} circuits, none lost");
+}
+
 /// As where no UDP gets through.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_answers_on_tcp_only_is_used_at_once() {

@@ -65,6 +65,8 @@ struct Task {
     up: Arc<AtomicBool>,
     receiver: Receiver,
     link: Option<OpenLink<Back, Forward>>,
+    /// The link before, as long as the machine keeps it.
+    old: Option<OpenLink<Back, Forward>>,
     wishes: Vec<ReceiverEffect>,
     store: Option<StoreAnswer>,
     /// Memory of frames that are in the machine's batch or in a wish.
@@ -87,6 +89,7 @@ impl Inner {
                 up: up.clone(),
                 receiver: Receiver::new(self.options.max_message_bytes, self.is_trusted(&peer)),
                 link: None,
+                old: None,
                 wishes: Vec::new(),
                 store: None,
                 permits: Vec::new(),
@@ -108,7 +111,7 @@ impl Task {
         let stop = self.inner.stop.clone();
         // A change between the start of this task and the subscription.
         self.receiver.handle(ReceiverInput::Trust(self.inner.is_trusted(&self.peer)));
-        let mut received = Vec::new();
+        let (mut received, mut of_old) = (Vec::new(), Vec::new());
         loop {
             self.carry_out();
             if self.may_end() && self.end(&links) {
@@ -122,6 +125,9 @@ impl Task {
                 count = link::frames(&mut self.link, &mut received, MAX_FRAMES, |waiting| waiting < MAX_ANSWERS) => {
                     self.received(count, &mut received);
                 }
+                count = link::frames(&mut self.old, &mut of_old, MAX_FRAMES, |waiting| waiting < MAX_ANSWERS) => {
+                    self.received_on_old(count, &mut of_old);
+                }
                 _ = book.changed() => self.receiver.handle(ReceiverInput::Trust(self.inner.is_trusted(&self.peer))),
                 _ = has_room.changed() => self.receiver.handle(ReceiverInput::Room),
             }
@@ -130,7 +136,7 @@ impl Task {
     }
 
     fn may_end(&self) -> bool {
-        self.link.is_none() && self.store.is_none() && self.wishes.is_empty()
+        self.link.is_none() && self.old.is_none() && self.store.is_none() && self.wishes.is_empty()
     }
 
     /// The lock keeps a link from being brought to a task that is gone.
@@ -146,7 +152,9 @@ impl Task {
     fn link_up(&mut self, link: Link) {
         let Direction::Inbound { tx, rx } = link.direction else { return };
         if self.link.as_ref().is_none_or(|open| open.id < link.id) {
-            self.link = Some(OpenLink::new(link.id, link.route, tx, rx));
+            if let Some(before) = self.link.replace(OpenLink::new(link.id, link.route, tx, rx)) {
+                self.old = Some(before);
+            }
             self.receiver.handle(ReceiverInput::LinkUp(link.id.0));
         }
     }
@@ -170,13 +178,22 @@ impl Task {
         }
     }
 
+    fn received_on_old(&mut self, count: usize, received: &mut Vec<Received<Forward>>) {
+        let Some(id) = self.old.as_ref().map(|open| open.id.0) else { return received.clear() };
+        received.drain(..).for_each(|frame| self.receiver.handle(ReceiverInput::Frame(id, frame.frame)));
+        if count == 0 {
+            self.receiver.handle(ReceiverInput::LinkDown(id));
+            self.old = None;
+        }
+    }
+
     fn carry_out(&mut self) {
         while let Some(effect) = self.receiver.poll() {
             match effect {
                 ReceiverEffect::Send(number, frame) => self.send(number, frame),
                 ReceiverEffect::Close(number, why) => self.close(number, why),
                 ReceiverEffect::Ephemeral { link, number, channel, content } => {
-                    let outcome = self.hand_over(&channel, content);
+                    let outcome = self.hand_over(link, &channel, content);
                     self.receiver.handle(ReceiverInput::EphemeralDone { link, number, outcome });
                 }
                 ReceiverEffect::Presence { link, presence } => self.told_presence(link, presence),
@@ -195,17 +212,19 @@ impl Task {
         }
     }
 
-    fn hand_over(&self, channel: &Channel, mut content: Content) -> crate::wire::EphemeralOutcome {
+    fn hand_over(&self, number: u64, channel: &Channel, mut content: Content) -> crate::wire::EphemeralOutcome {
         // A slice of the link's buffer would keep all of that in memory.
         content.payload = Bytes::copy_from_slice(&content.payload);
-        let route = self.link.as_ref().map_or(Route::Direct, |open| open.route);
+        let links = [&self.link, &self.old].into_iter().flatten();
+        let route = links.into_iter().find(|open| open.id.0 == number).map_or(Route::Direct, |open| open.route);
         let content = Arc::new(content);
         let arrival = EphemeralArrival { peer: self.peer, route, received_at: clock::wall_ms(), content };
         self.inner.hub.hand_over(channel, &arrival)
     }
 
     fn send(&mut self, number: u64, frame: Back) {
-        if let Some(open) = self.link.as_mut().filter(|open| open.id.0 == number) {
+        let links = [&mut self.link, &mut self.old].into_iter().flatten();
+        if let Some(open) = links.into_iter().find(|open| open.id.0 == number) {
             open.send(frame);
         }
     }
@@ -215,6 +234,7 @@ impl Task {
         if self.link.as_ref().is_some_and(|open| open.id.0 == number) {
             self.lose_link();
         }
+        self.old.take_if(|old| old.id.0 == number);
     }
 
     fn lose_link(&mut self) {

@@ -58,6 +58,8 @@ pub(super) struct Task {
     peer: PeerId,
     sender: Sender,
     link: Option<OpenLink<Forward, Back>>,
+    /// The link before, as long as the machine keeps it.
+    old: Option<OpenLink<Forward, Back>>,
     silence: Silence,
     wishes: Vec<SenderEffect>,
     /// The wishes are only acknowledgements, to be written by then.
@@ -87,6 +89,7 @@ impl Task {
             peer,
             sender: Sender::new(),
             link: None,
+            old: None,
             silence: Silence::default(),
             wishes: vec![SenderEffect::Rescan],
             due: None,
@@ -104,7 +107,7 @@ impl Task {
         let mut announced = self.inner.announced.watch();
         self.tell_presence(&mut announced);
         let stop = self.inner.stop.clone();
-        let (mut received, mut asked) = (Vec::new(), Vec::new());
+        let (mut received, mut of_old, mut asked) = (Vec::new(), Vec::new(), Vec::new());
         loop {
             self.carry_out();
             self.tell_wanted().await;
@@ -118,6 +121,9 @@ impl Task {
                 done = answered(&mut self.store) => self.store_answered(done).await,
                 count = link::frames(&mut self.link, &mut received, MAX_FRAMES, |_| reads) => {
                     self.received(count, &mut received);
+                }
+                count = link::frames(&mut self.old, &mut of_old, MAX_FRAMES, |_| true) => {
+                    self.received_on_old(count, &mut of_old);
                 }
                 _ = requests.recv_many(&mut asked, MAX_REQUESTS) => {
                     asked.drain(..).for_each(|request| self.request(request));
@@ -137,6 +143,7 @@ impl Task {
     fn may_end(&self) -> bool {
         self.scanned
             && self.link.is_none()
+            && self.old.is_none()
             && self.store.is_none()
             && self.wishes.is_empty()
             && self.replies.is_empty()
@@ -178,7 +185,12 @@ impl Task {
         let Direction::Outbound { tx, rx } = link.direction else { return };
         let younger = self.link.as_ref().is_none_or(|open| open.id < link.id);
         if younger && self.inner.is_trusted(&self.peer) {
-            self.link = Some(OpenLink::new(link.id, link.route, tx, rx));
+            let before = self.link.replace(OpenLink::new(link.id, link.route, tx, rx));
+            // One that drains goes on.
+            if let Some(mut before) = before.filter(|_| self.old.is_none()) {
+                before.keep_waiting(|frame| matches!(frame, Forward::Ephemeral(_)));
+                self.old = Some(before);
+            }
             self.silence.over();
             self.handle(SenderInput::LinkUp(link.id.0, link.route));
         }
@@ -188,6 +200,20 @@ impl Task {
         if let Some(open) = self.link.take() {
             self.silence.over();
             self.handle(SenderInput::LinkDown(open.id.0));
+        }
+    }
+
+    fn old_down(&mut self) {
+        if let Some(open) = self.old.take() {
+            self.handle(SenderInput::LinkDown(open.id.0));
+        }
+    }
+
+    fn received_on_old(&mut self, count: usize, received: &mut Vec<Received<Back>>) {
+        let Some(id) = self.old.as_ref().map(|open| open.id.0) else { return received.clear() };
+        received.drain(..).for_each(|frame| self.handle(SenderInput::Frame(id, frame.frame)));
+        if count == 0 {
+            self.old_down();
         }
     }
 
@@ -264,6 +290,7 @@ impl Task {
 
     fn check_trust(&mut self) {
         if !self.inner.is_trusted(&self.peer) {
+            self.old_down();
             self.link_down();
         }
         self.outbox.progress.bump();
@@ -365,6 +392,7 @@ impl Task {
             self.link = None;
             self.silence.over();
         }
+        self.old.take_if(|old| old.id.0 == number);
     }
 
     /// Hands the store what is wished for, if it is free and it is time.

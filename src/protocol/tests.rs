@@ -1,5 +1,6 @@
 //! What a node tells of itself: when, how often, and to whom.
 
+mod handover;
 mod messages;
 
 use std::sync::Arc;

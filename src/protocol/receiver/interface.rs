@@ -73,7 +73,9 @@ pub struct Accepted {
 /// What happens to a receiver.
 #[derive(Debug)]
 pub enum ReceiverInput {
-    /// A link is open; it replaces the one before.
+    /// A link is open; it replaces the one before. That stays open for the
+    /// ephemeral messages that are under way on it, until the sender closes it,
+    /// the next one is replaced, or [`ReceiverEffect::Close`] names it.
     LinkUp(LinkNumber),
     /// A link is gone.
     LinkDown(LinkNumber),

@@ -66,6 +66,8 @@ pub struct Receiver {
     max_message_bytes: u64,
     trusted: bool,
     link: Option<Live>,
+    /// The link before.
+    old: Option<LinkNumber>,
     batch: Vec<Inbound>,
     effects: VecDeque<ReceiverEffect>,
 }
@@ -75,7 +77,7 @@ impl Receiver {
     /// bytes.
     #[must_use]
     pub fn new(max_message_bytes: u64, trusted: bool) -> Self {
-        Self { max_message_bytes, trusted, link: None, batch: Vec::new(), effects: VecDeque::new() }
+        Self { max_message_bytes, trusted, link: None, old: None, batch: Vec::new(), effects: VecDeque::new() }
     }
 
     /// Takes one input.
@@ -95,8 +97,8 @@ impl Receiver {
             ReceiverInput::StoreFailed => self.close("the store failed"),
             ReceiverInput::Room => self.room(),
             ReceiverInput::EphemeralDone { link, number, outcome } => {
-                if self.is_current(link) {
-                    self.send(Back::EphemeralResult { number, outcome });
+                if self.is_current(link) || self.old == Some(link) {
+                    self.effects.push_back(ReceiverEffect::Send(link, Back::EphemeralResult { number, outcome }));
                 }
             }
         }
@@ -137,7 +139,14 @@ impl Receiver {
 
     fn link_up(&mut self, number: LinkNumber) {
         self.flush();
-        self.close("replaced by a younger link");
+        let trusted = self.trusted;
+        match self.link.take_if(|link| link.greeted && trusted) {
+            Some(link) => {
+                self.close_old();
+                self.old = Some(link.number);
+            }
+            None => self.close("replaced by a younger link"),
+        }
         self.link = Some(Live {
             number,
             greeted: false,
@@ -154,9 +163,30 @@ impl Receiver {
             self.flush();
             self.link = None;
         }
+        self.old.take_if(|old| *old == number);
+    }
+
+    fn close_old(&mut self) {
+        if let Some(old) = self.old.take() {
+            self.effects.push_back(ReceiverEffect::Close(old, "replaced by a younger link"));
+        }
+    }
+
+    fn frame_of_old(&mut self, link: LinkNumber, frame: Forward) {
+        match frame {
+            Forward::Ephemeral(message) if message.content.payload.len() as u64 <= self.max_message_bytes => {
+                let Ephemeral { number, channel, content } = message;
+                self.effects.push_back(ReceiverEffect::Ephemeral { link, number, channel, content });
+            }
+            Forward::Ephemeral(_) | Forward::Bye => self.close_old(),
+            _ => {} // It comes again on the younger link.
+        }
     }
 
     fn frame(&mut self, number: LinkNumber, frame: Forward) {
+        if self.old == Some(number) {
+            return self.frame_of_old(number, frame);
+        }
         let Some(link) = self.link.as_mut().filter(|link| link.number == number) else {
             return; // From a link that was replaced.
         };
@@ -200,6 +230,9 @@ impl Receiver {
         }
         self.flush();
         self.trusted = trusted;
+        if !trusted {
+            self.close_old();
+        }
         if let Some(link) = self.link.as_mut()
             && link.greeted
         {

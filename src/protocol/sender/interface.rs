@@ -49,7 +49,8 @@ pub struct Prepared {
 /// What happens to a sender.
 #[derive(Debug)]
 pub enum SenderInput {
-    /// A link is open, and how it runs; it replaces the one before.
+    /// A link is open, and how it runs; it replaces the one before, which
+    /// stays open for answers until [`SenderEffect::Close`] names it.
     LinkUp(LinkNumber, Route),
     /// A link is gone.
     LinkDown(LinkNumber),

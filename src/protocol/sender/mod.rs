@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     types::{Channel, Presence, Route, Seq},
-    wire::{Back, Ephemeral, FEATURE_PRESENCE, Forward, Hello, Limit, Refusal, Welcome},
+    wire::{Back, Ephemeral, EphemeralOutcome, FEATURE_PRESENCE, Forward, Hello, Limit, Refusal, Welcome},
 };
 
 /// Bytes of all lanes to one peer in memory.
@@ -39,6 +39,10 @@ const PEER_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
 /// it faster: the latest counts. Short enough for a person not to notice, and
 /// well below the rate for which a peer closes the link.
 const PRESENCE_INTERVAL: Millis = 250;
+/// How long the answers to ephemeral messages may take to come on a link that
+/// was replaced. Those that follow wait for them, so that their order stays; the
+/// link may also have been replaced because it is dead.
+const DRAIN: Millis = 1000;
 
 #[derive(Debug)]
 struct Live {
@@ -61,6 +65,9 @@ pub struct Sender {
     now: Millis,
     lanes: BTreeMap<Channel, Lane>,
     link: Option<Live>,
+    /// The link before, if all ephemeral messages under way are on it, and until
+    /// when it is kept for their answers.
+    draining: Option<(LinkNumber, Millis)>,
     ephemerals: Ephemerals,
     requests: u64,
     /// Bytes that the peer takes in a message, as it said last.
@@ -122,7 +129,8 @@ impl Sender {
             _ => (None, None),
         };
         let deadline = self.ephemerals.next_deadline();
-        retries.chain(deadline).chain(presence).chain(direct).chain(ephemerals).min()
+        let drained = self.draining.map(|(_, until)| until);
+        retries.chain(deadline).chain(drained).chain(presence).chain(direct).chain(ephemerals).min()
     }
 
     /// How things stand with the peer.
@@ -161,7 +169,7 @@ impl Sender {
         match self.state() {
             PeerState::Down | PeerState::Refused(_) => false,
             PeerState::Greeting => true,
-            PeerState::Up => self.ephemerals.awaits_answer() || self.lanes.values().any(Lane::awaits_answer),
+            PeerState::Up => self.ephemerals.awaits_answer() && self.draining.is_none() || self.lanes.values().any(Lane::awaits_answer),
         }
     }
 
@@ -179,7 +187,11 @@ impl Sender {
 
     fn link_up(&mut self, number: LinkNumber, route: Route) {
         if let Some(old) = self.link.take() {
-            self.effects.push_back(SenderEffect::Close(old.number, "replaced by a younger link"));
+            if self.draining.is_none() && self.ephemerals.awaits_answer() {
+                self.draining = Some((old.number, self.now + DRAIN));
+            } else {
+                self.effects.push_back(SenderEffect::Close(old.number, "replaced by a younger link"));
+            }
             self.forget_link();
         }
         self.link = Some(Live {
@@ -201,14 +213,48 @@ impl Sender {
         if self.link.as_ref().is_some_and(|link| link.number == number) {
             self.link = None;
             self.forget_link();
+        } else if self.draining.is_some_and(|(old, _)| old == number) {
+            self.drained();
         }
     }
 
     fn forget_link(&mut self) {
         self.effects.push_back(SenderEffect::Hide);
         self.close_lanes();
+        if self.draining.is_none() {
+            self.lose_ephemerals(EphemeralEnd::LinkLost);
+        }
+    }
+
+    fn lose_ephemerals(&mut self, end: EphemeralEnd) {
         for key in self.ephemerals.link_lost() {
-            self.effects.push_back(SenderEffect::EphemeralDone(key, EphemeralEnd::LinkLost));
+            self.effects.push_back(SenderEffect::EphemeralDone(key, end));
+        }
+    }
+
+    /// Nothing more is awaited on the link before.
+    fn drained(&mut self) {
+        if let Some((old, _)) = self.draining.take() {
+            self.effects.push_back(SenderEffect::Close(old, "replaced by a younger link"));
+            self.lose_ephemerals(EphemeralEnd::LinkLost);
+            self.pump_ephemerals();
+        }
+    }
+
+    fn ephemeral_result(&mut self, number: u64, outcome: EphemeralOutcome) {
+        if let Some(key) = self.ephemerals.finish(number) {
+            self.effects.push_back(SenderEffect::EphemeralDone(key, EphemeralEnd::Answered(outcome)));
+        }
+    }
+
+    fn frame_of_old(&mut self, frame: Back) {
+        match frame {
+            Back::EphemeralResult { number, outcome } => self.ephemeral_result(number, outcome),
+            Back::Bye => return self.drained(),
+            _ => return, // Of lanes that are open anew.
+        }
+        if !self.ephemerals.awaits_answer() {
+            self.drained();
         }
     }
 
@@ -237,6 +283,9 @@ impl Sender {
     }
 
     fn frame(&mut self, number: LinkNumber, frame: Back) {
+        if self.draining.is_some_and(|(old, _)| old == number) {
+            return self.frame_of_old(frame);
+        }
         if self.link.as_ref().is_none_or(|link| link.number != number) {
             return; // From a link that was replaced.
         }
@@ -248,11 +297,7 @@ impl Sender {
             Back::Outcome(outcome) => self.outcome(outcome),
             Back::Full(full) => self.full(&full),
             Back::Ready { lane } => self.ready(lane),
-            Back::EphemeralResult { number, outcome } => {
-                if let Some(key) = self.ephemerals.finish(number) {
-                    self.effects.push_back(SenderEffect::EphemeralDone(key, EphemeralEnd::Answered(outcome)));
-                }
-            }
+            Back::EphemeralResult { number, outcome } => self.ephemeral_result(number, outcome),
             Back::Bye => self.violation("the peer is shutting down"),
         }
     }
@@ -278,8 +323,8 @@ impl Sender {
         link.numbers.clear();
         self.effects.push_back(SenderEffect::Hide);
         self.close_lanes();
-        for key in self.ephemerals.link_lost() {
-            self.effects.push_back(SenderEffect::EphemeralDone(key, EphemeralEnd::Untrusted));
+        if self.draining.is_none() {
+            self.lose_ephemerals(EphemeralEnd::Untrusted);
         }
     }
 
@@ -305,11 +350,14 @@ impl Sender {
             }
         }
         self.stop_waiting(now);
+        if self.draining.is_some_and(|(_, until)| until <= now) {
+            self.drained();
+        }
         for key in self.ephemerals.expire(now) {
             let end = match self.state() {
                 PeerState::Refused(_) => EphemeralEnd::Untrusted,
                 // On a link that carries all, none would have waited.
-                PeerState::Up => EphemeralEnd::OnlyRelayed,
+                PeerState::Up if self.draining.is_none() => EphemeralEnd::OnlyRelayed,
                 _ => EphemeralEnd::Unreachable,
             };
             self.effects.push_back(SenderEffect::EphemeralDone(key, end));
@@ -358,6 +406,7 @@ impl Sender {
     fn pump_ephemerals(&mut self) {
         let Some(Live { max_message_bytes: max, relayed, .. }) = self.link else { return };
         while self.is_up()
+            && self.draining.is_none()
             && let Some((number, message)) = self.ephemerals.pop(relayed.then_some(self.now))
         {
             if message.content.payload.len() as u64 > max {
