@@ -186,6 +186,33 @@ async fn a_stranger_cannot_stand_in_for_a_peer_or_push_it_out() {
     assert_eq!(receive(&mut b.client().await, "", 1).await.len(), 1);
 }
 
+/// A peer can say that it is anywhere, so that whoever looks for it knocks
+/// there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_leads_nobody_into_the_local_network() {
+    let server = server().await;
+    let address = full_address(&server).await;
+    let a = Daemon::start_with(node_of(&address)).await;
+    let (lan, name) = ("/ip4/10.255.255.1/tcp/9", "/dns4/router.invalid/tcp/80");
+    let here = format!("/ip4/{}/tcp/0", support::own_ip());
+    let args = ["--no-mdns", "--listen", &here, "--external", lan, "--external", name, "--bootstrap", &address];
+    let args = args.map(ToOwned::to_owned).to_vec();
+    let mut stranger = Daemon::start_with(Options { args, ..Options::default() }).await;
+    let id = stranger.peer_id().await;
+    let told = || String::from_utf8(a.cli(&["find", &id]).stdout).unwrap();
+    eventually("a record of it", || async { told().contains(lan).then_some(()) }).await;
+    stranger.kill();
+    let tried = || String::from_utf8(a.cli(&["ping", &id]).stderr).unwrap();
+    let text = eventually("a reason", || async { Some(tried()).filter(|text| text.contains("/tcp/")) }).await;
+    for address in [lan, name] {
+        assert!(!text.contains(address) || text.contains(&format!("{address}: not dialled")), "{text}");
+    }
+    // Trusted, it is believed.
+    add_by_id(&a, &id).await;
+    let dialled = |text: &String| text.contains(lan) && text.contains(name) && !text.contains("not dialled");
+    eventually("an attempt there", || async { Some(tried()).filter(dialled) }).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_was_restarted_is_told_again() {
     let mut server = server().await;

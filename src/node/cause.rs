@@ -44,6 +44,10 @@ pub enum DialCause {
     /// The relay answered, and the peer is not connected to it.
     #[error("the peer has no reservation at the relay")]
     NotAtRelay,
+    /// Others say that the peer is there, which is believed of trusted peers
+    /// only.
+    #[error("not dialled: only trusted peers are where others say if that is on a local network, or a name")]
+    NotBelieved,
     /// No transport of this node takes it.
     #[error("this kind of address is not supported")]
     Unsupported,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use libp2p::Multiaddr;
 use tokio::time::Instant;
 
-use super::route::{is_dialable, without_peer};
+use super::route::{is_dialable, is_far, is_loopback, without_peer};
 use crate::node::{DialCause, KnownAddressView, KnownSource};
 
 /// Addresses tried in one dial.
@@ -43,9 +43,10 @@ struct Known {
 impl Addresses {
     /// Addresses to dial, best first: seen on the local network now, then what
     /// worked last, then the address book, then the rest; what failed comes
-    /// after its like.
-    pub(super) fn to_dial(&self) -> Vec<Multiaddr> {
-        let dialable = self.sorted().into_iter().filter(|known| is_dialable(&known.address));
+    /// after its like. `believed`: it may be wherever others say.
+    pub(super) fn to_dial(&self, believed: bool) -> Vec<Multiaddr> {
+        let allowed = |known: &&Known| believed || known.is_vouched() || may_come_from_anybody(&known.address);
+        let dialable = self.sorted().into_iter().filter(|known| is_dialable(&known.address)).filter(allowed);
         dialable.map(|known| known.address.clone()).take(MAX_DIAL_ADDRESSES).collect()
     }
 
@@ -202,6 +203,11 @@ impl Known {
         self.sources.contains(&source)
     }
 
+    /// Whether more than others' words speak for it.
+    fn is_vouched(&self) -> bool {
+        [KnownSource::Book, KnownSource::Lan, KnownSource::Worked].iter().any(|source| self.has(*source))
+    }
+
     /// The one that says most of it.
     fn best_source(&self) -> KnownSource {
         self.sources.iter().copied().min_by_key(|source| rank_of(*source)).unwrap_or(KnownSource::Found)
@@ -218,6 +224,14 @@ impl Known {
         };
         (class, self.failures, rank_of(self.best_source()), std::cmp::Reverse(self.worked))
     }
+}
+
+/// Whether to dial an address if just anybody told it: one of the internet. Not
+/// one of a local network, whose hosts need not be safe from what this one can
+/// be made to do, nor a name, which its owner can make lead there. Those of this
+/// host are taken only from peers that are here, too.
+pub(super) fn may_come_from_anybody(address: &Multiaddr) -> bool {
+    is_far(address) || is_loopback(address)
 }
 
 fn rank_of(source: KnownSource) -> u8 {
@@ -240,7 +254,7 @@ mod tests {
     }
 
     fn ports(addresses: &Addresses) -> Vec<String> {
-        addresses.to_dial().iter().map(|a| a.to_string().rsplit('/').next().unwrap().to_owned()).collect()
+        addresses.to_dial(true).iter().map(|a| a.to_string().rsplit('/').next().unwrap().to_owned()).collect()
     }
 
     #[test]
@@ -288,8 +302,8 @@ mod tests {
             addresses.worked(&addr(3000 + n), at);
         }
         assert_eq!(addresses.all.len(), 3 * MAX_OF_A_SOURCE + MAX_WORKED);
-        assert_eq!(addresses.to_dial().len(), MAX_DIAL_ADDRESSES);
-        assert!(addresses.to_dial().contains(&addr(3099)));
+        assert_eq!(addresses.to_dial(true).len(), MAX_DIAL_ADDRESSES);
+        assert!(addresses.to_dial(true).contains(&addr(3099)));
         assert!(addresses.all.iter().any(|known| known.address == addr(1099)));
     }
 
@@ -306,6 +320,37 @@ mod tests {
             }
         }
         assert_eq!(ports(&addresses), ["1"]);
+    }
+
+    #[test]
+    fn a_strangers_word_leads_to_no_local_network() {
+        let now = Instant::now();
+        let told = |n: u32| -> Vec<Multiaddr> {
+            let hosts = ["/ip4/192.168.1.1", "/ip6/fd00::1", "/dns4/evil.example", "/ip4/8.8.8.8", "/ip4/127.0.0.1"];
+            hosts.iter().map(|host| format!("{host}/tcp/{n}").parse().unwrap()).collect()
+        };
+        let mut addresses = Addresses::default();
+        addresses.set(KnownSource::Peer, &told(1), now);
+        addresses.found(&told(2), now);
+        addresses.set(KnownSource::Book, &told(3)[2..3], now);
+        addresses.add(KnownSource::Lan, &told(4)[0], now);
+        addresses.worked(&told(5)[1], now);
+        let of = |believed| {
+            let mut all: Vec<_> = addresses.to_dial(believed).iter().map(ToString::to_string).collect();
+            all.sort();
+            all
+        };
+        assert_eq!(of(true).len(), 13);
+        let expected = [
+            "/dns4/evil.example/tcp/3",
+            "/ip4/127.0.0.1/tcp/1",
+            "/ip4/127.0.0.1/tcp/2",
+            "/ip4/192.168.1.1/tcp/4",
+            "/ip4/8.8.8.8/tcp/1",
+            "/ip4/8.8.8.8/tcp/2",
+            "/ip6/fd00::1/tcp/5",
+        ];
+        assert_eq!(of(false), expected);
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use libp2p::{
     allow_block_list::{self, BlockedPeers},
-    identify, mdns, memory_connection_limits, ping, relay,
+    mdns, memory_connection_limits, ping, relay,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
-use super::{find, join, limits, link};
+use super::{find, introduce, join, limits, link};
 
 /// What the node does on its connections. Those that refuse connections come
 /// first.
@@ -18,8 +18,8 @@ pub(super) struct Behaviour {
     pub(super) limits: limits::Behaviour,
     /// Refuses connections while the process uses too much memory.
     pub(super) memory: Toggle<memory_connection_limits::Behaviour>,
-    /// Tells peers what this node is and where it listens.
-    pub(super) identify: identify::Behaviour,
+    /// Tells peers what this node is, and where, as far as that concerns them.
+    pub(super) identify: introduce::Behaviour,
     /// Measures round trips and notices dead connections.
     pub(super) ping: ping::Behaviour,
     /// Finds peers on the local network.

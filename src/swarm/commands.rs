@@ -195,6 +195,8 @@ impl Task {
         let trusted = standing == Standing::Trusted;
         if was_trusted != trusted {
             self.swarm.behaviour_mut().limits.set_trusted(peer, trusted);
+            self.swarm.behaviour_mut().identify.set_trusted(peer, trusted);
+            self.swarm.behaviour_mut().find.set_trusted(peer, trusted);
             self.relays.server.set_trusted(peer, trusted);
             self.close_links(peer, !trusted);
         }

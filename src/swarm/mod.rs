@@ -7,6 +7,7 @@
 //!                      │  │
 //!   peers.rs  pending.rs  redial.rs  listen.rs      its tables
 //!   dial.rs  find/  relay/  circuit.rs              ways to others
+//!   introduce.rs  audience.rs                       what which of them is told
 //!   reach/  external.rs  surroundings.rs            ways to here
 //!   punch/  probe.rs                                better ways, and dead ones
 //!                      │  │
@@ -20,6 +21,7 @@
 //! of links run elsewhere and come back as messages.
 
 mod addresses;
+mod audience;
 mod behaviour;
 mod cause;
 mod circuit;
@@ -30,6 +32,7 @@ mod error;
 mod events;
 mod external;
 pub mod find;
+mod introduce;
 mod join;
 mod limits;
 mod link;

@@ -37,12 +37,15 @@ const MAX_AGENT_CHARS: usize = 64;
 pub(super) struct Peers {
     local: PeerId,
     max_message_bytes: u64,
+    trust_open: bool,
     table: HashMap<PeerId, Peer>,
 }
 
 /// What is known of one peer.
 #[derive(Debug)]
 pub(super) struct Peer {
+    /// This node trusts everyone.
+    trust_open: bool,
     /// From the address book.
     pub(super) policy: Option<PeerPolicy>,
     /// Messages wait for it.
@@ -106,8 +109,8 @@ pub(super) struct Connection {
 }
 
 impl Peers {
-    pub(super) fn new(local: PeerId, max_message_bytes: u64) -> Self {
-        Self { local, max_message_bytes, table: HashMap::new() }
+    pub(super) fn new(local: PeerId, max_message_bytes: u64, trust_open: bool) -> Self {
+        Self { local, max_message_bytes, trust_open, table: HashMap::new() }
     }
 
     pub(super) fn get(&self, peer: &PeerId) -> Option<&Peer> {
@@ -121,8 +124,8 @@ impl Peers {
     /// The peer's entry, made if there is none. Only for peers that are
     /// connected or that this side named.
     pub(super) fn entry(&mut self, peer: PeerId, now: Instant) -> &mut Peer {
-        let (local, bytes) = (self.local, self.max_message_bytes);
-        self.table.entry(peer).or_insert_with(|| Peer::new(local.to_bytes() < peer.to_bytes(), bytes, now))
+        let (local, bytes, open) = (self.local, self.max_message_bytes, self.trust_open);
+        self.table.entry(peer).or_insert_with(|| Peer::new(local.to_bytes() < peer.to_bytes(), bytes, open, now))
     }
 
     /// A peer was seen on the local network; `None` if it is one too many.
@@ -171,8 +174,9 @@ impl Peers {
 }
 
 impl Peer {
-    fn new(chooser: bool, max_message_bytes: u64, now: Instant) -> Self {
+    fn new(chooser: bool, max_message_bytes: u64, trust_open: bool, now: Instant) -> Self {
         Self {
+            trust_open,
             policy: None,
             wanted: false,
             known: Addresses::default(),
@@ -197,6 +201,12 @@ impl Peer {
 
     pub(super) fn is_trusted(&self) -> bool {
         self.standing() == Standing::Trusted
+    }
+
+    /// Whether it is looked for wherever it or others say that it is, on the
+    /// local network too.
+    pub(super) fn is_believed(&self) -> bool {
+        self.is_trusted() || self.trust_open
     }
 
     pub(super) fn is_blocked(&self) -> bool {
@@ -252,12 +262,13 @@ impl Peer {
 
     /// Addresses to dial, best first.
     pub(super) fn addresses(&self) -> Vec<Multiaddr> {
-        self.known.to_dial()
+        self.known.to_dial(self.is_believed())
     }
 
     /// The peer told its addresses; tells whether there is a new one. Anyone
     /// can tell any address: they are dialled only if this side wants to reach
-    /// the peer, and kept no longer than the peer matters.
+    /// the peer, those of local networks only if it is believed, and kept no
+    /// longer than the peer matters.
     pub(super) fn learn(&mut self, addresses: impl Iterator<Item = Multiaddr>, now: Instant) -> bool {
         let (mut circuits, mut told): (Vec<_>, Vec<_>) =
             addresses.map(|a| without_peer(&a)).filter(is_dialable).partition(is_circuit);

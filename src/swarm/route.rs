@@ -29,13 +29,36 @@ pub(super) fn is_quic(address: &Multiaddr) -> bool {
     address.iter().any(|part| matches!(part, Protocol::QuicV1))
 }
 
-/// Whether the address leads to this host itself.
+/// Whether the address leads to this host itself; of a circuit, its relay's.
 pub(super) fn is_loopback(address: &Multiaddr) -> bool {
     match address.iter().next() {
         Some(Protocol::Ip4(ip)) => ip.is_loopback(),
-        Some(Protocol::Ip6(ip)) => ip.is_loopback(),
+        Some(Protocol::Ip6(ip)) => IpAddr::V6(ip).to_canonical().is_loopback(),
+        Some(Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name)) => is_localhost(&name),
         _ => false,
     }
+}
+
+/// Whether the address is one of a local network or of this host; of a circuit,
+/// its relay's.
+pub(super) fn is_near(address: &Multiaddr) -> bool {
+    match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => is_local(ip.into()),
+        Some(Protocol::Ip6(ip)) => is_local(ip.into()),
+        Some(Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name)) => is_local_name(&name),
+        _ => false,
+    }
+}
+
+/// Whether the address, or that of a circuit's relay, is one of the internet
+/// for sure. A name may lead anywhere.
+pub(super) fn is_far(address: &Multiaddr) -> bool {
+    let ip: IpAddr = match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => ip.into(),
+        Some(Protocol::Ip6(ip)) => ip.into(),
+        _ => return false,
+    };
+    !is_local(ip) && !is_special(ip)
 }
 
 /// Whether the address leads through a relay.
@@ -124,8 +147,12 @@ fn is_local_v6(ip: Ipv6Addr) -> bool {
 }
 
 fn is_local_name(name: &str) -> bool {
-    let name = name.trim_end_matches('.');
-    name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".local")
+    is_localhost(name) || name.trim_end_matches('.').to_ascii_lowercase().ends_with(".local")
+}
+
+fn is_localhost(name: &str) -> bool {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 #[cfg(test)]
@@ -160,6 +187,31 @@ mod tests {
         ] {
             assert_eq!(route(&addr(text)), expected, "{text}");
             assert_eq!(route(&addr(&format!("{text}{relay}/p2p-circuit{relay}"))), Route::Relayed, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_near_or_far_is_told_of_a_circuit_by_its_relay() {
+        let relay = "/p2p/12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp/p2p-circuit";
+        for (text, near, here, far) in [
+            ("/ip4/127.1.2.3/tcp/1", true, true, false),
+            ("/ip6/::1/tcp/1", true, true, false),
+            ("/ip6/::ffff:127.0.0.1/tcp/1", true, true, false),
+            ("/dns4/localhost./tcp/1", true, true, false),
+            ("/dns/a.LocalHost/tcp/1", true, true, false),
+            ("/ip4/192.168.1.2/udp/1/quic-v1", true, false, false),
+            ("/ip6/fd00::1/tcp/1", true, false, false),
+            ("/dns4/printer.local/tcp/1", true, false, false),
+            ("/dns4/example.com/tcp/1", false, false, false),
+            ("/ip6/64:ff9b::c0a8:101/tcp/1", false, false, false),
+            ("/ip6/2002:c0a8:101::1/tcp/1", false, false, false),
+            ("/ip4/8.8.8.8/tcp/1", false, false, true),
+            ("/ip6/2606:4700::1/tcp/1", false, false, true),
+        ] {
+            for text in [text.to_owned(), format!("{text}{relay}")] {
+                let address = addr(&text);
+                assert_eq!((is_near(&address), is_loopback(&address), is_far(&address)), (near, here, far), "{text}");
+            }
         }
     }
 

@@ -189,7 +189,7 @@ impl Task {
         let (announced_tx, announced) = mpsc::channel(MAX_ANNOUNCEMENTS);
         let local = *swarm.local_peer_id();
         let (reports_tx, reach_reports) = mpsc::channel(REPORT_QUEUE);
-        let peers = Peers::new(local, config.max_message_bytes);
+        let peers = Peers::new(local, config.max_message_bytes, config.trust_open);
         let (hops, hop_reports) = Hops::new();
         let (heard_tx, heard) = mpsc::channel(punch::HEARD_QUEUE);
         let punches = Punches::new(local, Instant::now());

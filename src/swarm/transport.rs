@@ -22,7 +22,7 @@ use super::{
     SwarmConfig, SwarmError,
     addresses::MAX_DIAL_ADDRESSES,
     behaviour::Behaviour,
-    circuit, find, join, limits, link,
+    circuit, find, introduce, join, limits, link,
     punch::{Scope, Scoped},
     relay::meter::Meters,
 };
@@ -195,7 +195,7 @@ fn behaviour(config: &SwarmConfig, public: &PublicKey, relay_client: relay::clie
         blocked: allow_block_list::Behaviour::default(),
         limits: limits::Behaviour::new(config.limits, own_nodes(config)),
         memory: config.max_memory_bytes.map(memory_connection_limits::Behaviour::with_max_bytes).into(),
-        identify: identify::Behaviour::new(
+        identify: introduce::Behaviour::new(
             identify::Config::new(PROTOCOL.to_owned(), public.clone())
                 .with_agent_version(AGENT.to_owned())
                 .with_interval(IDENTIFY_INTERVAL)

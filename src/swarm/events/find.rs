@@ -10,15 +10,16 @@ use tokio::{sync::oneshot, time::Instant};
 use tracing::{debug, info};
 
 use crate::{
-    node::{FindView, Found, KnownAddressView, KnownSource, NodeError},
+    node::{DialAttempt, DialCause, FindView, Found, KnownAddressView, KnownSource, NodeError},
     swarm::{
-        addresses::MAX_DIAL_ADDRESSES,
+        addresses::{MAX_DIAL_ADDRESSES, may_come_from_anybody},
         find::{
             behaviour::Event,
             lookup::{Lookup, Verdict},
             publish::Step,
             store::MAX_RECORDS,
         },
+        peers::Peer,
         pending::Waiter,
         task::Task,
     },
@@ -141,11 +142,19 @@ impl Task {
     pub(in crate::swarm) fn known_addresses(&self, peer: PeerId) -> Vec<Multiaddr> {
         let mut addresses = self.peers.get(&peer).map(|entry| entry.addresses()).unwrap_or_default();
         for address in self.find.lookups.fresh(&peer, Instant::now()) {
-            if addresses.len() < MAX_DIAL_ADDRESSES && !addresses.contains(&address) {
+            let known = addresses.contains(&address);
+            if addresses.len() < MAX_DIAL_ADDRESSES && !known && self.may_be_dialled(&peer, &address) {
                 addresses.push(address);
             }
         }
         addresses
+    }
+
+    /// Whether to dial an address of a peer that was found: anybody may have
+    /// told it.
+    fn may_be_dialled(&self, peer: &PeerId, address: &Multiaddr) -> bool {
+        let believed = self.peers.get(peer).map_or(self.trust_open, Peer::is_believed);
+        believed || may_come_from_anybody(address)
     }
 
     /// No address led to the peer: it is looked for, if somebody wants it.
@@ -212,6 +221,7 @@ impl Task {
     /// Dials addresses just found, if somebody wants the peer, unless they are
     /// being tried or just failed.
     fn dial_found(&mut self, peer: PeerId, mut new: Vec<Multiaddr>, now: Instant) {
+        new.retain(|address| self.may_be_dialled(&peer, address));
         let Some(lookup) = self.find.lookups.get_mut(&peer) else { return };
         if let Some(NodeError::Unreachable { attempts, .. }) = &lookup.failure {
             new.retain(|address| attempts.iter().all(|attempt| attempt.address.as_ref() != Some(address)));
@@ -245,7 +255,7 @@ impl Task {
         debug!(%peer, asked, answered, found = found.len(), "looked for a peer");
         let error = NodeError::NotFound { peer, asked, answered };
         finders.into_iter().for_each(|finder| drop(finder.send(Err(error.clone()))));
-        let error = failure.unwrap_or(error);
+        let error = failure.or_else(|| self.not_dialled(peer, &found)).unwrap_or(error);
         for waiter in waiters {
             if let Err(waiter) = self.pending.join(peer, waiter) {
                 waiter.fail(error.clone());
@@ -255,6 +265,15 @@ impl Task {
         if !connected && !self.pending.is_dialling(&peer) {
             self.redial.failed(peer, now, rand::random());
         }
+    }
+
+    /// What to say if a peer was found only where it is not looked for.
+    fn not_dialled(&self, peer: PeerId, found: &[Multiaddr]) -> Option<NodeError> {
+        let refused = found.iter().filter(|address| !self.may_be_dialled(&peer, address));
+        let cause = DialCause::NotBelieved;
+        let attempt = |address: &Multiaddr| DialAttempt { address: Some(address.clone()), cause: cause.clone() };
+        let attempts: Vec<_> = refused.map(attempt).collect();
+        (!attempts.is_empty()).then_some(NodeError::Unreachable { peer, attempts })
     }
 
     /// Answers those who want the addresses, if there are any.

@@ -10,6 +10,7 @@ use tracing::{debug, info};
 use crate::{
     node::KnownSource,
     swarm::{
+        audience::Audience,
         find::{
             self,
             announce::{self, Announced},
@@ -17,7 +18,7 @@ use crate::{
         },
         pending::{Opening, Purpose},
         reach::ip,
-        route::is_loopback,
+        route::{is_loopback, is_near},
         task::Task,
     },
     types::Route,
@@ -48,7 +49,7 @@ impl Task {
     }
 
     /// A peer tells where it can be reached.
-    pub(super) fn on_record(&mut self, record: kad::ProviderRecord, now: Instant) {
+    pub(super) fn on_record(&mut self, mut record: kad::ProviderRecord, now: Instant) {
         let peer = record.provider;
         let Some(entry) = self.peers.get(&peer) else { return };
         let Some(connection) = entry.connections.last() else { return };
@@ -57,6 +58,11 @@ impl Task {
         }
         let origin = Origin::of(&connection.address, entry.is_trusted());
         let here = is_loopback(&connection.address);
+        // Whoever asks is told all of it. On a node that anybody can ask, local
+        // networks are not for them; elsewhere, that of the peer.
+        let (audience, public) = (Audience::of(&connection.address), self.reach.is_public());
+        let lan = |address: &Multiaddr| is_near(address) && !is_loopback(address);
+        record.addresses.retain(|address| audience.has_use_for(address, false) && !(public && lan(address)));
         if !self.swarm.behaviour_mut().find.keep(record, origin, here) {
             return debug!(%peer, "a record that is not kept");
         }
@@ -101,8 +107,9 @@ impl Task {
         }
         let behaviour = &mut self.swarm.behaviour_mut().find;
         behaviour.set_server_addresses(&peer, &addresses);
-        if here {
-            behaviour.set_here();
+        // Of one met through a relay only, nobody can tell.
+        if !ips.is_empty() {
+            behaviour.met_server(here);
         }
         let came = self.find.servers.insert(peer);
         if !self.find.bootstrapped {
@@ -127,11 +134,20 @@ impl Task {
         let Some(connection) = self.peers.get(&server).and_then(|entry| entry.best()).map(|best| best.id) else {
             return;
         };
-        if self.find.publisher.telling(server) {
+        if !self.to_tell(&server).is_empty() && self.find.publisher.telling(server) {
             let token = self.pending.opening(Opening { peer: server, connection, purpose: Purpose::Announce });
             let protocol = find::protocol(self.find.network);
             self.swarm.behaviour_mut().link.open(server, connection, protocol, token);
         }
+    }
+
+    /// What a server is told: it tells everyone, so that its own place says
+    /// what means something there, whether it is trusted or not.
+    fn to_tell(&self, server: &PeerId) -> Vec<Multiaddr> {
+        let Some(best) = self.peers.get(server).and_then(|entry| entry.best()) else { return Vec::new() };
+        let audience = Audience::of(&best.address);
+        let told = self.swarm.behaviour().find.told().iter();
+        told.filter(|address| audience.has_use_for(address, false)).cloned().collect()
     }
 
     /// Tells it elsewhere; the result comes back as [`Announced`].
@@ -139,7 +155,7 @@ impl Task {
         let Ok(slot) = self.announcements.slots.clone().try_acquire_owned() else {
             return self.find.publisher.told(false, Instant::now(), rand::random());
         };
-        let message = announce::message(self.swarm.local_peer_id(), self.swarm.behaviour().find.told());
+        let message = announce::message(self.swarm.local_peer_id(), &self.to_tell(&peer));
         let announced = self.announcements.announced.clone();
         tokio::spawn(async move {
             let result = announce::send(stream, &message).await;

@@ -28,7 +28,10 @@ use super::{
 };
 use crate::{
     node::{Overlay, PeerAddresses},
-    swarm::route::is_loopback,
+    swarm::{
+        addresses::may_come_from_anybody,
+        route::{is_loopback, is_near},
+    },
 };
 
 /// Addresses of one server in the table: two transports over IPv4 and IPv6, of
@@ -48,6 +51,10 @@ pub(in crate::swarm) struct Behaviour {
     fixed: HashSet<PeerId>,
     /// A server runs on this host.
     here: bool,
+    /// One runs elsewhere.
+    elsewhere: bool,
+    /// Peers that may be on the local network because others say so.
+    trusted: HashSet<PeerId>,
     /// The search for servers that was begun last.
     bootstrap: Option<kad::QueryId>,
     /// Whom each search is for.
@@ -82,6 +89,8 @@ impl Behaviour {
             changed: false,
             fixed: HashSet::new(),
             here: false,
+            elsewhere: false,
+            trusted: HashSet::new(),
             bootstrap: None,
             sought: HashMap::new(),
             source: None,
@@ -91,6 +100,7 @@ impl Behaviour {
         let named = named.flat_map(|node| node.addresses.iter().map(|address| (node.peer, address.clone())));
         for (peer, address) in named.chain(ipfs_bootstrap(network)) {
             behaviour.here |= is_loopback(&address);
+            behaviour.elsewhere |= !is_loopback(&address);
             behaviour.fixed.insert(peer);
             behaviour.kad.add_address(&peer, address);
         }
@@ -103,12 +113,23 @@ impl Behaviour {
         self.kad.set_mode(Some(mode));
     }
 
-    /// A server runs on this host, so that loopback addresses lead somewhere.
-    pub(in crate::swarm) fn set_here(&mut self) {
-        self.here = true;
-        if self.own.set_here() {
+    /// There is a server on this host, or elsewhere. As long as all are here,
+    /// loopback addresses that they tell lead somewhere.
+    pub(in crate::swarm) fn met_server(&mut self, here: bool) {
+        self.here |= here;
+        self.elsewhere |= !here;
+        if here && self.own.set_here() {
             self.notice_change();
         }
+    }
+
+    /// Whether a peer is trusted.
+    pub(in crate::swarm) fn set_trusted(&mut self, peer: PeerId, trusted: bool) {
+        if trusted { self.trusted.insert(peer) } else { self.trusted.remove(&peer) };
+    }
+
+    fn all_here(&self) -> bool {
+        self.here && !self.elsewhere
     }
 
     /// Others see this node there.
@@ -126,12 +147,14 @@ impl Behaviour {
     /// From now on others are told these addresses of this node; begins to
     /// look for the servers nearest to its id, which are to be told.
     pub(in crate::swarm) fn publish(&mut self, addresses: Vec<Multiaddr>) -> kad::QueryId {
-        // Those that it tells when this node itself is asked.
+        // Those that it tells when this node itself is asked, by anybody.
+        let here = self.all_here();
+        let far = |address: &&Multiaddr| !is_near(address) || here && is_loopback(address);
         for addr in &self.told {
             self.kad.on_swarm_event(FromSwarm::ExternalAddrExpired(ExternalAddrExpired { addr }));
         }
         // Each goes before those that are there.
-        for addr in addresses.iter().rev() {
+        for addr in addresses.iter().filter(far).rev() {
             self.kad.on_swarm_event(FromSwarm::ExternalAddrConfirmed(ExternalAddrConfirmed { addr }));
         }
         self.told = addresses;
@@ -139,7 +162,7 @@ impl Behaviour {
         self.kad.get_n_closest_peers(self.local, REPLICATION)
     }
 
-    /// What servers were told last.
+    /// What servers were told last, as far as it meant something to them.
     pub(in crate::swarm) fn told(&self) -> &[Multiaddr] {
         &self.told
     }
@@ -174,8 +197,17 @@ impl Behaviour {
         // The only way to what came with an answer.
         let all = self.kad.handle_pending_outbound_connection(id, Some(*peer), &[], Endpoint::Dialer);
         let kept = self.kad.store_mut().addresses(peer).to_vec();
-        let here = self.here || kept.iter().any(is_loopback);
+        let here = self.all_here() || kept.iter().any(is_loopback);
         only_usable(peer, kept.iter().chain(&all.unwrap_or_default()), here)
+    }
+
+    /// Where Kademlia dials a server. What others tell of it, it may have from
+    /// anybody; in the table is where it was reached.
+    fn ways_to(&mut self, peer: &PeerId) -> Vec<Multiaddr> {
+        let believed = self.trusted.contains(peer);
+        let mut told = self.addresses(peer);
+        told.retain(|address| believed || may_come_from_anybody(address));
+        only_usable(peer, self.in_table(peer).iter().chain(&told), true)
     }
 
     /// A server is known by what it is reached at; replaces what was known.
@@ -309,7 +341,7 @@ impl NetworkBehaviour for Behaviour {
         _: &[Multiaddr],
         _: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        Ok(peer.map(|peer| self.addresses(&peer)).unwrap_or_default())
+        Ok(peer.map(|peer| self.ways_to(&peer)).unwrap_or_default())
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
