@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::patience::Patience;
 use crate::{
     node::{RelayState, RelayTrouble, RelayView},
-    swarm::route::{circuit, is_circuit, is_dialable, is_quic},
+    swarm::route::{circuit, is_circuit, is_dialable, is_loopback, is_near, is_quic},
     wire::circuit::CircuitLimit,
 };
 
@@ -87,6 +87,8 @@ pub(super) struct Contact {
     pub(super) address: Multiaddr,
     pub(super) since: Instant,
     pub(super) health: Health,
+    /// There was a reservation with the relay while it was up.
+    pub(super) useful: bool,
 }
 
 /// Whether a connection works.
@@ -106,7 +108,11 @@ pub(in crate::swarm) enum Health {
 #[derive(Debug, Default)]
 pub(super) struct Leg {
     pub(super) dialling: Option<ConnectionId>,
+    /// Of dialling.
     pub(super) patience: Patience,
+    /// Of connections that came to nothing: a relay that is overloaded, or
+    /// broken, takes them and then drops them or says nothing.
+    pub(super) conduct: Patience,
 }
 
 #[derive(Debug)]
@@ -136,7 +142,29 @@ impl Kind {
     }
 }
 
+impl Leg {
+    /// When it may be dialled, if that is later.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.patience.until().max(self.conduct.until())
+    }
+
+    fn is_ready(&self, now: Instant) -> bool {
+        self.patience.is_over(now) && self.conduct.is_over(now)
+    }
+
+    /// There is a new reason to believe that it works.
+    pub(super) fn hint(&mut self) {
+        self.patience.hint();
+        self.conduct.hint();
+    }
+}
+
 impl Contact {
+    /// Whether it was what it is for.
+    pub(super) fn was_good(&self, now: Instant) -> bool {
+        self.useful && now.saturating_duration_since(self.since) >= SHORT_LIFE
+    }
+
     /// Whether it works, as far as is known.
     pub(super) fn is_usable(&self) -> bool {
         matches!(self.health, Health::Fine | Health::Asked)
@@ -214,7 +242,7 @@ impl Relay {
             return Some(Step::Close(silent));
         }
         for kind in [Kind::Quic, Kind::Tcp] {
-            if self.lacks(kind) && self.legs[kind as usize].patience.is_over(now) {
+            if self.lacks(kind) && self.legs[kind as usize].is_ready(now) {
                 let addresses = self.all_addresses().into_iter().filter(|address| Kind::of(address) == kind).collect();
                 return Some(Step::Dial { relay, kind, addresses, within: self.hurry(kind, now) });
             }
@@ -227,6 +255,14 @@ impl Relay {
         self.told_with.clear();
         self.reservation = Reservation::Asked { listener: None, on: first.id, since: now };
         Some(Step::Reserve { relay, at })
+    }
+
+    /// Whether to believe the relay that it is there: on a local network only
+    /// if it was reached, or is said by the settings to be, on one, too.
+    pub(super) fn may_be_at(&self, told: &Multiaddr) -> bool {
+        let reached = self.connections.iter().map(|contact| &contact.address);
+        let mut known = self.addresses.iter().chain(reached);
+        !is_near(told) || known.any(|known| is_near(known) && (is_loopback(known) || !is_loopback(told)))
     }
 
     /// How long one dial of a relay may take that was there a while ago: the
@@ -247,7 +283,12 @@ impl Relay {
         self.doubtful = true;
         self.trouble = Some(RelayTrouble::NoAnswer);
         self.patience.ended(now, GAP);
-        self.connections.retain(|contact| contact.id != on);
+        if let Some(at) = self.connections.iter().position(|contact| contact.id == on) {
+            let contact = self.connections.remove(at);
+            if !contact.was_good(now) {
+                self.legs[Kind::of(&contact.address) as usize].conduct.failed(now, 0.5);
+            }
+        }
         Some(on)
     }
 

@@ -12,7 +12,7 @@ use libp2p::{Multiaddr, PeerId, core::transport::ListenerId, swarm::ConnectionId
 use tokio::time::Instant;
 
 use super::candidate::{
-    Contact, GAP, Health, Held, Kind, MAX_TOLD, Relay, Reservation, SHORT_LIFE, SLOW, Step, is_usable,
+    Contact, GAP, Health, Held, Kind, Leg, MAX_TOLD, Relay, Reservation, SHORT_LIFE, SLOW, Step, is_usable,
 };
 use crate::{
     node::{PeerAddresses, RelayTrouble, RelayView},
@@ -126,7 +126,8 @@ impl Client {
     /// A connection is up. Not to be told of those through relays.
     pub(in crate::swarm) fn connected(&mut self, peer: PeerId, id: ConnectionId, address: &Multiaddr, now: Instant) {
         let Some(relay) = self.get_mut(&peer) else { return };
-        relay.connections.push(Contact { id, address: address.clone(), since: now, health: Health::Fine });
+        let useful = relay.is_held();
+        relay.connections.push(Contact { id, address: address.clone(), since: now, health: Health::Fine, useful });
         relay.waiting_since = None;
         relay.known = true;
         for leg in &mut relay.legs {
@@ -164,6 +165,11 @@ impl Client {
         let kind = Kind::of(&contact.address);
         let replaced = relay.connections.iter().any(|other| Kind::of(&other.address) == kind && other.is_usable());
         let leg = &mut relay.legs[kind as usize];
+        if contact.was_good(now) || !relay.engaged {
+            leg.conduct.worked();
+        } else {
+            leg.conduct.failed(now, jitter);
+        }
         if replaced {
             // Nothing to be patient about.
         } else if now.saturating_duration_since(contact.since) < SHORT_LIFE {
@@ -240,6 +246,7 @@ impl Client {
         relay.patience.worked();
         relay.doubtful = false;
         relay.trouble = None;
+        relay.connections.iter_mut().for_each(|contact| contact.useful = true);
         match &mut relay.reservation {
             Reservation::Held(held) => held.limit = limit,
             Reservation::Asked { listener, on, .. } => {
@@ -263,6 +270,7 @@ impl Client {
         if let Some((peer, at)) = relay_of(address)
             && peer == relay.peer
             && is_usable(&at)
+            && relay.may_be_at(&at)
             && !relay.told_with.contains(&at)
             && relay.told_with.len() < MAX_TOLD
         {
@@ -299,7 +307,8 @@ impl Client {
     /// settings do not name.
     pub(in crate::swarm) fn learned(&mut self, peer: &PeerId, addresses: &[Multiaddr]) -> bool {
         let Some(relay) = self.get_mut(peer) else { return false };
-        relay.told = addresses.iter().map(without_peer).filter(is_usable).take(MAX_TOLD).collect();
+        let told = addresses.iter().map(without_peer).filter(|address| is_usable(address) && relay.may_be_at(address));
+        relay.told = told.take(MAX_TOLD).collect();
         true
     }
 
@@ -309,7 +318,7 @@ impl Client {
             relay.patience.hint();
             relay.doubtful = false;
             relay.waiting_since = None;
-            relay.legs.iter_mut().for_each(|leg| leg.patience.hint());
+            relay.legs.iter_mut().for_each(Leg::hint);
         }
     }
 
@@ -333,7 +342,7 @@ impl Client {
         let of_relay = |relay: &Relay| {
             let slow = relay.waiting_since.map(|since| since + SLOW).filter(|at| spare && *at > now);
             let legs = [Kind::Quic, Kind::Tcp].into_iter().filter(|kind| relay.lacks(*kind));
-            let legs = legs.filter_map(|kind| relay.legs[kind as usize].patience.until());
+            let legs = legs.filter_map(|kind| relay.legs[kind as usize].until());
             let ask = relay.wants_reservation().then(|| relay.patience.until()).flatten();
             legs.chain(ask).chain(slow).chain(relay.answer_due()).min()
         };

@@ -233,12 +233,13 @@ fn a_connection_on_which_nothing_comes_back_is_not_waited_for() {
     assert_eq!(world.client.next(world.now), Some(world.now + Duration::from_secs(2)));
     world.pass(2000);
     assert_eq!(world.closed, [quic]);
-    assert!(world.dialled(0, Kind::Quic).is_some());
     assert_eq!(world.close(0, quic), None);
     world.asked.clear();
     world.pass(50);
     assert!(world.asked[0].1.to_string().contains("/tcp/"));
     world.grant(0);
+    world.pass(950);
+    assert!(world.dialled(0, Kind::Quic).is_some());
     world.pass(60_000);
     assert_eq!(world.close(0, tcp), Some(Change::Lost));
 }
@@ -309,6 +310,77 @@ fn a_connection_that_ends_at_once_is_not_dialled_without_a_pause() {
     assert!(world.dialled(0, Kind::Quic).is_some());
 }
 
+/// How often a relay is dialled within ten minutes that takes every connection
+/// and then behaves as told.
+fn dials_of(mut behave: impl FnMut(&mut World, Kind, ConnectionId)) -> (usize, World) {
+    let mut world = World::new(1);
+    let start = world.now;
+    let mut dials = 0;
+    while world.now < start + Duration::from_secs(600) {
+        for kind in [Kind::Quic, Kind::Tcp] {
+            if let Some(id) = world.dialled(0, kind) {
+                dials += 1;
+                world.client.connected(world.relays[0], id, &address(0, kind), world.now);
+                world.steps();
+                behave(&mut world, kind, id);
+            }
+        }
+        for id in std::mem::take(&mut world.closed) {
+            world.close(0, id);
+        }
+        let next = world.client.next(world.now).expect("tried again");
+        assert!(next <= world.now + Duration::from_secs(75), "{:?}", next - world.now);
+        world.now = next.max(world.now);
+        world.steps();
+    }
+    (dials, world)
+}
+
+#[test]
+fn a_relay_that_never_answers_is_dialled_ever_less_often() {
+    let (dials, _) = dials_of(|_, _, _| {});
+    assert!((40..140).contains(&dials), "{dials}");
+}
+
+#[test]
+fn a_relay_that_drops_connections_is_dialled_ever_less_often() {
+    let (dials, mut world) = dials_of(|world, _, id| drop(world.close(0, id)));
+    assert!((80..200).contains(&dials), "{dials}");
+    world.dials.clear();
+    for (kind, n) in [(Kind::Quic, 1000), (Kind::Tcp, 1001)] {
+        let id = ConnectionId::new_unchecked(n);
+        world.client.dialling(world.relays[0], kind, id);
+        world.client.connected(world.relays[0], id, &address(0, kind), world.now);
+        world.close(0, id);
+    }
+    assert!(world.dials.is_empty());
+    world.client.network_changed();
+    world.steps();
+    assert_eq!(world.dials.len(), 2, "at once");
+}
+
+#[test]
+fn a_relay_that_reserves_and_drops_is_dialled_ever_less_often() {
+    let (dials, _) = dials_of(|world, _, id| {
+        world.client.reserved(world.relays[0], CircuitLimit::default());
+        world.close(0, id);
+    });
+    assert!((80..200).contains(&dials), "{dials}");
+}
+
+#[test]
+fn a_relay_that_behaves_again_is_forgiven() {
+    let (_, mut world) = dials_of(|world, _, id| drop(world.close(0, id)));
+    world.pass(75_000);
+    world.hold(0);
+    world.pass(60_000);
+    let ids: Vec<_> = (0..=world.last).map(ConnectionId::new_unchecked).collect();
+    for id in ids {
+        world.close(0, id);
+    }
+    assert_eq!(world.dials.len(), 2, "at once");
+}
+
 #[test]
 fn connections_are_kept_as_long_as_the_relay_is_wanted() {
     let mut world = World::new(3);
@@ -360,6 +432,9 @@ fn only_relays_that_were_there_a_while_ago_are_dialled_in_haste() {
     assert_eq!(within(client.step(now)), None);
     let id = ConnectionId::new_unchecked(1);
     client.connected(relay, id, &address(0, Kind::Quic), now);
+    assert!(matches!(client.step(now), Some(Step::Reserve { .. })));
+    client.asked(relay, Some(ListenerId::next()), now, 0.5);
+    client.reserved(relay, CircuitLimit::default());
     now += Duration::from_secs(60);
     client.closed(relay, id, now, 0.5);
     assert!(within(client.step(now)).is_some());
