@@ -242,6 +242,27 @@ async fn ephemeral_messages_move_from_circuit_to_circuit() {
     eprintln!("{sent} ephemeral messages over {circuits} circuits, none lost");
 }
 
+/// Which networks a host is in is nothing to a relay on the internet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_hears_of_a_hosts_networks_only_if_it_is_trusted() {
+    let Some(star) = star("relay", 1, 1) else { return };
+    let relay = star.relay(0, &["--serve", "on"]).await;
+    let a = star.host(0, &star.at(&[&relay], 0, BOTH).await).await;
+    // It believes all that it hears.
+    trust(&relay, &a).await;
+    let id = a.peer_id().await;
+    let told = || async {
+        let all = proto::ListPeersRequest::default();
+        let peers = relay.client().await.list_peers(all).await.unwrap().into_inner().peers;
+        peers.into_iter().find(|peer| peer.peer_id == id).map(|peer| peer.addresses).unwrap_or_default()
+    };
+    let has = |addresses: &Vec<String>, part: &str| addresses.iter().any(|address| address.contains(part));
+    let first = eventually("its circuit", || async { Some(told().await).filter(|all| has(all, "/p2p-circuit")) }).await;
+    assert!(!has(&first, "/192.168.") && !has(&first, "/127."), "{first:?}");
+    trust(&a, &relay).await;
+    eventually("its networks", || async { Some(told().await).filter(|all| has(all, "/192.168.0.2/")) }).await;
+}
+
 /// As where no UDP gets through.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_answers_on_tcp_only_is_used_at_once() {
