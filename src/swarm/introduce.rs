@@ -73,7 +73,8 @@ impl Behaviour {
 
     /// The same event with what the peer may know.
     fn censored(&self, event: ToSwarm<Event, ToHandler>) -> Option<ToSwarm<Event, ToHandler>> {
-        let ToSwarm::NotifyHandler { handler: NotifyHandler::One(id), event: ToHandler::AddressesChanged(_), .. } = event
+        let ToSwarm::NotifyHandler { handler: NotifyHandler::One(id), event: ToHandler::AddressesChanged(_), .. } =
+            event
         else {
             return Some(event);
         };

@@ -169,7 +169,10 @@ impl Sender {
         match self.state() {
             PeerState::Down | PeerState::Refused(_) => false,
             PeerState::Greeting => true,
-            PeerState::Up => self.ephemerals.awaits_answer() && self.draining.is_none() || self.lanes.values().any(Lane::awaits_answer),
+            PeerState::Up => {
+                self.ephemerals.awaits_answer() && self.draining.is_none()
+                    || self.lanes.values().any(Lane::awaits_answer)
+            }
         }
     }
 

@@ -125,7 +125,11 @@ impl Behaviour {
 
     /// Whether a peer is trusted.
     pub(in crate::swarm) fn set_trusted(&mut self, peer: PeerId, trusted: bool) {
-        if trusted { self.trusted.insert(peer) } else { self.trusted.remove(&peer) };
+        if trusted {
+            self.trusted.insert(peer)
+        } else {
+            self.trusted.remove(&peer)
+        };
     }
 
     fn all_here(&self) -> bool {

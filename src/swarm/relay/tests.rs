@@ -344,7 +344,9 @@ fn a_relay_that_never_answers_is_dialled_ever_less_often() {
 
 #[test]
 fn a_relay_that_drops_connections_is_dialled_ever_less_often() {
-    let (dials, mut world) = dials_of(|world, _, id| drop(world.close(0, id)));
+    let (dials, mut world) = dials_of(|world, _, id| {
+        world.close(0, id);
+    });
     assert!((80..200).contains(&dials), "{dials}");
     world.dials.clear();
     for (kind, n) in [(Kind::Quic, 1000), (Kind::Tcp, 1001)] {
@@ -370,7 +372,9 @@ fn a_relay_that_reserves_and_drops_is_dialled_ever_less_often() {
 
 #[test]
 fn a_relay_that_behaves_again_is_forgiven() {
-    let (_, mut world) = dials_of(|world, _, id| drop(world.close(0, id)));
+    let (_, mut world) = dials_of(|world, _, id| {
+        world.close(0, id);
+    });
     world.pass(75_000);
     world.hold(0);
     world.pass(60_000);
