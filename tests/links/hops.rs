@@ -13,7 +13,7 @@ use libp2p::{
 };
 use libp2p_stream::IncomingStreams;
 use p2p_node::{
-    node::{Serve, ServingView},
+    node::{Serve, ServingView, Standing},
     swarm::RelayLimits,
     wire::circuit::{CircuitError, answer, connect, serve::stop_answer},
 };
@@ -291,6 +291,53 @@ async fn the_byte_limit_ends_a_circuit() {
     assert!(came.len() <= 100_000, "{}", came.len());
     rest(&mut near).await;
     eventually(&relay, |view| view.circuits == 0).await;
+}
+
+/// More than strangers can hold of anything, whoever they say they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_leave_room_for_peers_that_are_trusted() {
+    let limits =
+        RelayLimits { max_circuits: 8, max_circuits_per_peer: 4, max_reservations: 8, ..RelayLimits::default() };
+    let relay = relay(limits).await;
+    let (mut host, mut caller) = (peer(&relay, true).await, peer(&relay, true).await);
+    let mut stops = host.accept(STOP);
+    for friend in [&host, &caller] {
+        relay.set(friend.id, Standing::Trusted, false, Vec::new()).await;
+    }
+    // Reservations.
+    let mut strangers = Vec::new();
+    for _ in 0..8 {
+        let mut stranger = peer(&relay, true).await;
+        let mut stream = ask(&mut stranger, RESERVE).await;
+        strangers.push((stranger, answer(&rest(&mut stream).await).is_ok()));
+    }
+    assert_eq!(strangers.iter().filter(|(_, granted)| *granted).count(), 6);
+    reserve(&mut host).await;
+    // Circuits.
+    let mut circuits = Vec::new();
+    for n in 0..6 {
+        circuits.push(circuit(&mut strangers[n % 2].0, host.id, &mut stops).await);
+    }
+    assert_eq!(refusal(&mut strangers[2].0, host.id).await, CircuitError::LimitExceeded);
+    let (mut near, mut far) = circuit(&mut caller, host.id, &mut stops).await;
+    carries(&mut near, &mut far).await;
+    drop((near, far));
+    circuits.clear();
+    eventually(&relay, |view| view.circuits == 0).await;
+    // Questions being read.
+    let mut halves = Vec::new();
+    for _ in 0..40 {
+        let mut stranger = peer(&relay, true).await;
+        for _ in 0..16 {
+            let mut stream = stranger.try_open_of(HOP).await.unwrap();
+            if stream.write_all(b"\x20\x08").await.is_ok() && stream.flush().await.is_ok() {
+                halves.push(stream);
+            }
+        }
+        strangers.push((stranger, false));
+    }
+    let (mut near, mut far) = circuit(&mut caller, host.id, &mut stops).await;
+    carries(&mut near, &mut far).await;
 }
 
 #[derive(NetworkBehaviour)]

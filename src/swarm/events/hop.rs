@@ -8,6 +8,7 @@ use crate::{
         pending::{Opening, Purpose},
         reach,
         relay::{
+            Relays,
             hop::{Client, Granted, Reply, Report, STOP, StopJob, Way},
             server::Asker,
         },
@@ -26,7 +27,9 @@ impl Task {
         stream: Stream,
         place: OwnedSemaphorePermit,
     ) {
-        self.hops.attend(Client { peer, connection }, stream, place, self.relays.server.circuit_limit());
+        let Relays { server, .. } = &self.relays;
+        let (trusted, limit) = (server.is_trusted(&peer), server.circuit_limit());
+        self.hops.attend(Client { peer, connection }, trusted, stream, place, limit);
     }
 
     pub(in crate::swarm) fn on_hop(&mut self, report: Report, now: Instant) {

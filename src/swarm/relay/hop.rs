@@ -32,7 +32,8 @@ use crate::wire::circuit::{
 pub(in crate::swarm) const STOP: StreamProtocol = StreamProtocol::new("/libp2p/circuit/relay/0.2.0/stop");
 /// Questions being read, decided and answered, and circuits being set up, at
 /// once; a circuit that is up counts no more. Four times what one peer can hold
-/// on all its connections; 20 KiB each at most.
+/// on all its connections; 20 KiB each at most. So many of trusted peers, and
+/// as many of others, who cannot crowd those out however many they are.
 const MAX_ATTENDED: usize = 512;
 /// What their tasks tell, and the swarm's task has not looked at yet. Past that
 /// they wait.
@@ -47,7 +48,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Attends to all streams.
 #[derive(Debug)]
 pub(in crate::swarm) struct Hops {
-    slots: Arc<Semaphore>,
+    trusted: Arc<Semaphore>,
+    others: Arc<Semaphore>,
     reports: mpsc::Sender<Report>,
 }
 
@@ -104,7 +106,8 @@ pub(in crate::swarm) struct StopJob {
 impl Hops {
     pub(in crate::swarm) fn new() -> (Self, mpsc::Receiver<Report>) {
         let (reports, queue) = mpsc::channel(REPORT_QUEUE);
-        (Self { slots: Arc::new(Semaphore::new(MAX_ATTENDED)), reports }, queue)
+        let places = || Arc::new(Semaphore::new(MAX_ATTENDED));
+        (Self { trusted: places(), others: places(), reports }, queue)
     }
 
     /// Attends to a stream, which is dropped if there are too many. `place`: of
@@ -112,11 +115,13 @@ impl Hops {
     pub(in crate::swarm) fn attend(
         &self,
         client: Client,
+        trusted: bool,
         stream: Stream,
         place: OwnedSemaphorePermit,
         limit: CircuitLimit,
     ) {
-        let Ok(slot) = self.slots.clone().try_acquire_owned() else {
+        let slots = if trusted { &self.trusted } else { &self.others };
+        let Ok(slot) = slots.clone().try_acquire_owned() else {
             return debug!(peer = %client.peer, "too many questions to this relay at once");
         };
         let desk = Desk { client, limit, reports: self.reports.clone(), patience: PATIENCE };
@@ -205,10 +210,18 @@ impl Desk {
     /// A stream to the other end.
     async fn find(&self, to: &[u8]) -> Result<Way, Refusal> {
         let to = PeerId::from_bytes(to).map_err(|_| Refusal::Malformed)?;
-        let (reply, found) = oneshot::channel();
+        let (reply, mut found) = oneshot::channel();
         let gone = Refusal::ConnectionFailed;
         self.reports.send(Report::Connect(self.client, to, reply)).await.map_err(|_| gone)?;
-        timeout(self.patience, found).await.map_err(|_| gone)?.map_err(|_| gone)?
+        match timeout(self.patience, &mut found).await {
+            Ok(found) => found.map_err(|_| gone)?,
+            Err(_) => {
+                // One that came at the last moment counts as a circuit, and
+                // has to be ended by whoever has it.
+                found.close();
+                found.try_recv().map_err(|_| gone)?
+            }
+        }
     }
 
     /// The last word on a stream. Whoever asked may be gone.

@@ -36,6 +36,9 @@ const CIRCUITS_PER_IP: (u32, Duration) = (4096, Duration::from_millis(125));
 /// The relay protocol has one reservation per connection. A peer whose
 /// connection died unnoticed makes the next one elsewhere.
 const RESERVATIONS_OF_A_PEER: usize = 4;
+/// The part of a limit, at most, that is kept for trusted peers, so that many
+/// who are not cannot use it up together: one in this many.
+const KEPT: usize = 4;
 
 /// Which circuit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -133,6 +136,11 @@ impl Server {
         }
     }
 
+    /// As told last.
+    pub(in crate::swarm) fn is_trusted(&self, peer: &PeerId) -> bool {
+        self.trusted.contains(peer)
+    }
+
     /// Whether a peer holds a reservation here.
     pub(in crate::swarm) fn is_guest(&self, peer: &PeerId) -> bool {
         self.guests.contains_key(peer)
@@ -164,8 +172,11 @@ impl Server {
         }
         let held = self.guests.get(&asker.peer);
         let renewed = held.is_some_and(|held| held.iter().any(|other| other.connection == asker.connection));
+        let others = self.guests.iter().filter(|(peer, _)| !self.trusted.contains(peer));
+        let of_strangers = others.map(|(_, held)| held.len()).sum();
+        let max = self.limits.max_reservations as usize;
         let too_many = held.is_some_and(|held| held.len() >= RESERVATIONS_OF_A_PEER)
-            || self.reservations() >= self.limits.max_reservations as usize;
+            || self.is_full(asker, max, RESERVATIONS_OF_A_PEER, self.reservations(), of_strangers);
         if !renewed && too_many || !self.rates.may_reserve(asker, now) {
             return Err(Refusal::LimitExceeded);
         }
@@ -198,14 +209,24 @@ impl Server {
     /// Anyone may call those who are let in.
     fn allow(&mut self, asker: &Asker, now: Instant) -> Result<(), Refusal> {
         self.check(asker)?;
-        let opened = self.circuits.values().filter(|circuit| circuit.from.0 == asker.peer).count();
-        if opened >= self.limits.max_circuits_per_peer as usize
-            || self.circuits.len() >= self.limits.max_circuits as usize
+        let count = |fits: &dyn Fn(&PeerId) -> bool| self.circuits.values().filter(|one| fits(&one.from.0)).count();
+        let opened = count(&|peer| *peer == asker.peer);
+        let of_strangers = count(&|peer| !self.trusted.contains(peer));
+        let (max, each) = (self.limits.max_circuits as usize, self.limits.max_circuits_per_peer as usize);
+        if opened >= each
+            || self.is_full(asker, max, each, self.circuits.len(), of_strangers)
             || !self.rates.may_connect(asker, now)
         {
             return Err(Refusal::LimitExceeded);
         }
         Ok(())
+    }
+
+    /// Whether there is no room for one more of what there may be `max` of in
+    /// all and `each` of one peer.
+    fn is_full(&self, asker: &Asker, max: usize, each: usize, all: usize, of_strangers: usize) -> bool {
+        let kept = self.trusted.len().saturating_mul(each).min(max / KEPT);
+        all >= max || !self.trusted.contains(&asker.peer) && of_strangers >= max - kept
     }
 
     /// A client may have asked a moment before this node ceased to serve.
