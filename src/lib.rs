@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod delivery;
+pub mod dialable;
 pub mod identity;
 pub mod netwatch;
 pub mod node;

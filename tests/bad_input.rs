@@ -240,6 +240,27 @@ async fn other_bad_requests_say_what_is_wrong() {
         Invalid,
         &["addresses", "/ip4/1.2.3/udp/x", "give one like"],
     );
+    let (own, relay) = (b.peer_id().await, stranger());
+    let through = |relay: &str| format!("/ip4/127.0.0.1/tcp/1/p2p/{relay}/p2p-circuit");
+    for (address, says) in [
+        ("/unix/x", "does not begin with an IP address"),
+        ("/ip4/0.0.0.0/tcp/1", "all addresses of a host"),
+        ("/ip4/224.0.0.1/tcp/1", "a group"),
+        ("/ip6/fe80::1/tcp/1", "link-local"),
+        ("/ip4/127.0.0.1/tcp/0", "port is 0"),
+        ("/ip4/127.0.0.1/udp/1", "neither of TCP nor of UDP with quic-v1"),
+        ("/ip4/127.0.0.1/tcp/1/ws", "neither of TCP nor of UDP with quic-v1"),
+        ("/p2p-circuit", "/p2p/RELAY_ID/p2p-circuit"),
+        (&through(&own), "this node itself"),
+        (&through(&peer), "the peer itself"),
+        (&format!("{}/p2p/{peer}/p2p-circuit", through(&relay)), "/p2p/RELAY_ID/p2p-circuit"),
+    ] {
+        let address = format!("{address}/p2p/{peer}");
+        refused(client.add_peer(add(&address)).await, Invalid, &["addresses", "cannot be dialled", says]);
+        let target = proto::connect_request::Target::Address(address);
+        let connect = proto::ConnectRequest { target: Some(target) };
+        refused(client.connect(connect).await, Invalid, &["address \"", "cannot be dialled", says]);
+    }
     let others = format!("/ip4/127.0.0.1/tcp/1/p2p/{}", stranger());
     refused(client.add_peer(add(&others)).await, Invalid, &["addresses", "is of peer", &peer]);
     let long = format!("/dns/{}/tcp/1", "n".repeat(1024));
@@ -255,7 +276,6 @@ async fn other_bad_requests_say_what_is_wrong() {
         let alias = proto::AddPeerRequest { alias: name.clone(), addresses: Vec::new(), ..add("") };
         refused(client.add_peer(alias).await, Invalid, &["alias", &name, bytes, "64", "choose"]);
     }
-    let own = b.peer_id().await;
     let itself = proto::AddPeerRequest { peer: own.clone(), addresses: Vec::new(), ..add("") };
     refused(client.add_peer(itself).await, Invalid, &["peer", &own, "itself"]);
     refused(client.block(proto::BlockRequest { peer: own.clone() }).await, Invalid, &["peer", &own, "name another"]);

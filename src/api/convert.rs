@@ -11,6 +11,7 @@ use super::errors::bad_field;
 use crate::{
     clock,
     delivery::{Cause, Delivered, Outcome, Sent, State},
+    dialable,
     proto,
     store::{Final, Progress, SentRecord, Trust},
     types::{
@@ -196,6 +197,21 @@ pub(super) fn address(field: &str, text: &str) -> Result<(Multiaddr, Option<Peer
         return bad("it names no place to dial");
     }
     Ok((address, peer))
+}
+
+/// Whether an address can lead to a peer, as seen by the node of the id
+/// `local`.
+pub(super) fn leads(field: &str, address: &Multiaddr, peer: PeerId, local: PeerId) -> Result<(), Status> {
+    let bad = |cause: &str, remedy: &str| {
+        let text = shown(&address.to_string());
+        Err(bad_field(field, format!("{field} {text} cannot be dialled: {cause}; {remedy}")))
+    };
+    match dialable::check(address) {
+        Ok(Some(relay)) if relay == local => bad("the relay in it is this node itself", "name another relay"),
+        Ok(Some(relay)) if relay == peer => bad("the relay in it is the peer itself", "leave out what follows the relay"),
+        Ok(_) => Ok(()),
+        Err(error) => bad(&error.to_string(), "give one like /ip4/203.0.113.7/udp/4001/quic-v1/p2p/12D3KooW…"),
+    }
 }
 
 /// An address as the API shows it.

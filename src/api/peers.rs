@@ -133,7 +133,10 @@ impl Api {
         let target = match request.into_inner().target {
             Some(proto::connect_request::Target::Peer(name)) => DialTarget::Peer(self.peer(&name).await?),
             Some(proto::connect_request::Target::Address(text)) => match address("address", &text)? {
-                (address, Some(peer)) => DialTarget::Address(peer, address),
+                (address, Some(peer)) => {
+                    convert::leads("address", &address, peer, self.delivery.node().local_peer_id())?;
+                    DialTarget::Address(peer, address)
+                }
                 (_, None) => {
                     let text =
                         format!("address {} does not end in /p2p/PEER_ID; append the peer's id", convert::shown(&text));
@@ -206,7 +209,10 @@ impl Api {
                     );
                     return Err(bad_field("addresses", text));
                 }
-                (address, _) => addresses.push(address),
+                (address, _) => {
+                    convert::leads("addresses", &address, peer, self.delivery.node().local_peer_id())?;
+                    addresses.push(address);
+                }
             }
         }
         let name = alias(&request.alias)?;

@@ -10,6 +10,7 @@ use super::{
     raw::{Raw, Text, Written},
 };
 use crate::{
+    dialable,
     node::{Overlay, PeerAddresses, Serve},
     swarm::RelayLimits,
     telemetry,
@@ -42,6 +43,9 @@ const STRANGERS: u32 = 100;
 const SERVER_STRANGERS: u32 = 10_000;
 /// Less would not hold the daemon itself, and it would accept no connection.
 const MIN_MEMORY_BYTES: u64 = 64 * MIB;
+/// Handshakes and what peers tell each other first take some 10 KiB of each
+/// circuit, and another one is opened when four fifths are used.
+const MIN_CIRCUIT_BYTES: u64 = 64 * KIB;
 
 /// Validated settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,7 +176,7 @@ pub(super) fn validate(raw: Raw, flags: &Flags, env: &Environment, problems: &mu
             ),
             relay_circuits: check.count(raw.relay_circuits, relay.max_circuits, 1..=100_000),
             relay_circuits_per_peer: check.count(raw.relay_circuits_per_peer, relay.max_circuits_per_peer, 1..=100_000),
-            relay_circuit_bytes: check.size(raw.relay_circuit_bytes, relay.max_circuit_bytes, 0..=MAX_QUEUE_BYTES),
+            relay_circuit_bytes: check.circuit_bytes(raw.relay_circuit_bytes, relay.max_circuit_bytes),
             relay_circuit_duration: check.time(
                 raw.relay_circuit_duration,
                 relay.max_circuit_duration,
@@ -234,8 +238,21 @@ impl Check<'_> {
         })
     }
 
+    fn circuit_bytes(&mut self, written: Text, default: u64) -> u64 {
+        let (least, most) = (ByteSize(MIN_CIRCUIT_BYTES), ByteSize(MAX_QUEUE_BYTES));
+        let size = self.size(written.clone(), default, 0..=MAX_QUEUE_BYTES);
+        self.parsed(written, size, |_| match size {
+            1..MIN_CIRCUIT_BYTES => Err(format!("must be 0 (no limit) or from {least} to {most}")),
+            _ => Ok(size),
+        })
+    }
+
     fn time(&mut self, written: Text, default: Duration, range: RangeInclusive<Duration>) -> Duration {
-        let human = |time: &Duration| humantime::format_duration(*time).to_string();
+        // It has months of 30.44 days.
+        let human = |time: &Duration| match time.as_secs() / DAY.as_secs() {
+            days if days > 0 && *time == DAY * days as u32 => format!("{days}d"),
+            _ => humantime::format_duration(*time).to_string(),
+        };
         self.parsed(written, default, |text| {
             let time = humantime::parse_duration(text)
                 .map_err(|_| "must be a duration such as \"10s\" or \"7d\"".to_owned())?;
@@ -270,7 +287,7 @@ impl Check<'_> {
     fn external(&mut self, written: Option<Written<Vec<String>>>) -> Vec<Multiaddr> {
         const EXAMPLE: &str = "write it like /ip4/203.0.113.1/udp/4001/quic-v1 or /dns4/relay.example.org/tcp/4001";
         self.addresses(written, MAX_EXTERNAL, |text| match address(text) {
-            Some((address, None)) => Ok(address),
+            Some((address, None)) => can_be_dialled(&address).map(|()| address),
             Some((_, Some(_))) => Err(format!("must not end in /p2p/...; {EXAMPLE}")),
             None => Err(format!("is no address of TCP or of UDP with quic-v1; {EXAMPLE}")),
         })
@@ -280,7 +297,7 @@ impl Check<'_> {
     fn peers(&mut self, written: Option<Written<Vec<String>>>) -> Vec<PeerAddresses> {
         const EXAMPLE: &str = "write it like /dns4/relay.example.org/udp/4001/quic-v1/p2p/12D3KooW...";
         let all = self.addresses(written, MAX_PEER_ADDRESSES, |text| match address(text) {
-            Some((address, Some(peer))) => Ok((peer, address)),
+            Some((address, Some(peer))) => can_be_dialled(&address).map(|()| (peer, address)),
             Some((_, None)) => {
                 Err(format!("does not end in /p2p/PEER_ID, so that nobody knows who should answer; {EXAMPLE}"))
             }
@@ -441,6 +458,11 @@ fn address(text: &str) -> Option<(Multiaddr, Option<PeerId>)> {
         _ => false,
     };
     ((dns || ip) && transport).then_some((addr, peer))
+}
+
+fn can_be_dialled(address: &Multiaddr) -> Result<(), String> {
+    let told = |error| format!("cannot be dialled: {error}; name one at which others reach that node");
+    dialable::check(address).map(drop).map_err(told)
 }
 
 fn bounds<T: Display>(range: &RangeInclusive<T>) -> String {
