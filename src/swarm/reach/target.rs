@@ -33,6 +33,9 @@ pub(in crate::swarm) struct Target {
     pub(super) failures: usize,
     /// When a server connected last.
     worked: Option<Instant>,
+    /// A server got in that had no reason but the address, and nothing that is
+    /// believed was heard against it since.
+    proven: bool,
     /// Said that an address that the settings name does not work.
     complained: bool,
 }
@@ -72,6 +75,7 @@ impl Target {
             silent: 0,
             failures: 0,
             worked: None,
+            proven: false,
             complained: false,
         }
     }
@@ -92,8 +96,19 @@ impl Target {
     /// A server got in that had no reason but the address, or the settings say
     /// that anybody can.
     pub(in crate::swarm) fn is_proven(&self) -> bool {
-        let nat = self.source == AddressSource::Observed;
-        self.assumed || self.verdicts.iter().any(|said| said.reachable && !(nat && said.contacted))
+        self.assumed || self.proven
+    }
+
+    /// The network may be another one: what servers said is forgotten. What
+    /// others were told stays until it fails, and so does that it is proven,
+    /// unless a NAT of another kind would show the same address.
+    pub(super) fn clear(&mut self, now: Instant) {
+        self.verdicts.clear();
+        (self.silent, self.failures) = (0, 0);
+        self.proven &= self.source != AddressSource::Observed;
+        if self.asking.is_none() {
+            self.next = Some(now);
+        }
     }
 
     /// Servers that connected to it.
@@ -105,6 +120,7 @@ impl Target {
         if said.reachable {
             self.worked = Some(said.at);
             (self.failures, self.complained) = (0, false);
+            self.proven |= !(said.contacted && self.source == AddressSource::Observed);
         } else {
             self.failures += 1;
         }
@@ -135,6 +151,7 @@ impl Target {
     /// settings name stays.
     pub(super) fn fail(&mut self) -> Option<Change> {
         self.verdicts.retain(|said| !said.reachable);
+        self.proven = false;
         let told = match self.assumed {
             true => !std::mem::replace(&mut self.complained, true),
             false => std::mem::replace(&mut self.advertised, false),

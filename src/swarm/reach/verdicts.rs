@@ -124,15 +124,9 @@ impl Verdicts {
     }
 
     /// Forgets all verdicts and asks about every address again: the network is
-    /// another one. What others were told stays until it fails.
+    /// another one.
     pub(in crate::swarm) fn clear(&mut self, now: Instant) {
-        for target in self.targets.values_mut() {
-            target.verdicts.clear();
-            (target.silent, target.failures) = (0, 0);
-            if target.asking.is_none() {
-                target.next = Some(now);
-            }
-        }
+        self.targets.values_mut().for_each(|target| target.clear(now));
     }
 
     /// When there is something to ask.

@@ -83,6 +83,30 @@ fn two_hosts_withdraw_one_does_not() {
     assert!(verdicts.next().unwrap() > now + HOPELESS / 2);
 }
 
+/// A relay would send all away that use it.
+#[test]
+fn a_proven_address_stays_so_until_a_failure_is_believed() {
+    let mut now = Instant::now();
+    let mut verdicts = verdicts(1, AddressSource::Mapped, now);
+    let proven = |verdicts: &Verdicts| verdicts.get(&quic()).unwrap().is_proven();
+    run(&mut verdicts, &mut now, Answer::Reachable);
+    verdicts.clear(now);
+    assert!(proven(&verdicts), "the network changed");
+    for failure in 1..=LONE_FAILURES {
+        now = verdicts.next().unwrap();
+        let question = verdicts.due(now).unwrap();
+        verdicts.answered(&question, Answer::Unreachable, now, 0.5);
+        assert_eq!(proven(&verdicts), failure < LONE_FAILURES, "{failure}");
+    }
+    // A NAT of another kind may show the same address.
+    verdicts.retarget(&[], now);
+    verdicts.retarget(&[wanted(quic(), AddressSource::Observed)], now);
+    run(&mut verdicts, &mut now, Answer::Reachable);
+    assert!(proven(&verdicts));
+    verdicts.clear(now);
+    assert!(!proven(&verdicts));
+}
+
 #[test]
 fn a_server_that_never_gets_in_does_not_withdraw_what_others_reach() {
     let mut now = Instant::now();
