@@ -20,8 +20,9 @@ pub(in crate::api) fn summary(nat: &NatView) -> String {
             return format!("not known: UDP, by which it is measured, does not get out{seen}");
         }
         NatClass::Unknown => match nat.observers {
-            0 => "not known: no server has told yet what it sees".to_owned(),
-            _ => "not known yet: one server has told what it sees, two are needed".to_owned(),
+            // How many told a peer, it does not say.
+            0 if nat.public_ip.is_none() => "not known: no server has told yet what it sees".to_owned(),
+            _ => "not known: one server has told what it sees, two are needed; a second relay would do".to_owned(),
         },
         NatClass::None => "none: others see an address of this host itself".to_owned(),
         NatClass::EndpointIndependent => format!("a NAT that can be passed{}", port(nat)),

@@ -145,10 +145,10 @@ pub(super) fn mapping_cures(own: &Own<'_>) -> Vec<String> {
     }
     let (ports, setting) = (ports(own.listen), external_setting(own.listen, own.reach.nat_v4.public_ip));
     let both = if beyond(own) == Beyond::Router { ", and the router before that one too" } else { "" };
-    // Nobody has told from outside; a router behind another one looks the same.
-    let unless = match own.reach.nat_v4.public_ip {
-        Some(_) => "",
-        None => "; that helps only if the router itself has a public address",
+    // A router that tells nothing may be behind another one.
+    let unless = match &own.reach.mappings {
+        Some(mappings) if has_mapping(mappings) => "",
+        _ => "; that helps only if the router itself has a public address",
     };
     let by_hand =
         format!("have the router{both} forward {ports} to this host, and say so in the settings: {setting}{unless}");

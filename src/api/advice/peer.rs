@@ -278,11 +278,16 @@ fn why_relayed(path: &PathView, own: &Own<'_>) -> (&'static str, Vec<Advice>) {
         }
         _ if ours.udp_blocked || theirs.is_some_and(|nat| nat.udp_blocked) => {
             let place = if ours.udp_blocked { "this network" } else { "the peer's network" };
-            let cause = format!(
-                "UDP does not get out of {place}: a direct connection has to be made over TCP, which passes fewer NATs"
-            );
-            let mut cures = vec![format!("let UDP out in the firewall of {place}")];
-            cures.extend(either_side(own));
+            let mut cures = either_side(own);
+            let cause = if symmetric(ours) || theirs.is_some_and(symmetric) {
+                // UDP would be stopped there as well.
+                format!("UDP does not get out of {place}, and the other side's NAT gives each destination another port")
+            } else {
+                cures.insert(0, format!("let UDP out in the firewall of {place}"));
+                format!(
+                    "UDP does not get out of {place}: a direct connection has to be made over TCP, which passes fewer NATs"
+                )
+            };
             ("UDP is blocked", advise("UDP_BLOCKED", cause, cures))
         }
         _ if path.punches.is_empty() => {
