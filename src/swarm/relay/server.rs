@@ -34,7 +34,8 @@ const CIRCUITS_PER_PEER: (u32, Duration) = (256, Duration::from_secs(1));
 /// each other.
 const CIRCUITS_PER_IP: (u32, Duration) = (4096, Duration::from_millis(125));
 /// The relay protocol has one reservation per connection. A peer whose
-/// connection died unnoticed makes the next one elsewhere.
+/// connection died unnoticed makes the next one elsewhere; past this the oldest
+/// makes room.
 const RESERVATIONS_OF_A_PEER: usize = 4;
 /// The part of a limit, at most, that is kept for trusted peers, so that many
 /// who are not cannot use it up together: one in this many.
@@ -158,26 +159,28 @@ impl Server {
         self.refused += u64::from(granted.is_err());
         granted?;
         let until = now + self.limits.reservation_duration;
+        let full = self.has_no_room(&asker);
         let held = self.guests.entry(asker.peer).or_default();
+        let before = held.len();
         held.retain(|other| other.connection != asker.connection);
+        let is_new = held.len() == before;
+        if is_new && !held.is_empty() && (full || held.len() >= RESERVATIONS_OF_A_PEER) {
+            held.remove(0);
+        }
         held.push(Reservation { connection: asker.connection, until });
         Ok(self.limits.reservation_duration)
     }
 
-    /// Those who are not let in use up nothing.
+    /// Those who are not let in use up nothing. Whoever holds a reservation is
+    /// not turned away by a limit: the connection it is on may be dead, which
+    /// shows later, and then it makes room for the new one.
     fn grant(&mut self, asker: &Asker, now: Instant) -> Result<(), Refusal> {
         self.check(asker)?;
         if self.mode != Serve::On && !self.trusted.contains(&asker.peer) {
             return Err(Refusal::ReservationRefused);
         }
-        let held = self.guests.get(&asker.peer);
-        let renewed = held.is_some_and(|held| held.iter().any(|other| other.connection == asker.connection));
-        let others = self.guests.iter().filter(|(peer, _)| !self.trusted.contains(peer));
-        let of_strangers = others.map(|(_, held)| held.len()).sum();
-        let max = self.limits.max_reservations as usize;
-        let too_many = held.is_some_and(|held| held.len() >= RESERVATIONS_OF_A_PEER)
-            || self.is_full(asker, max, RESERVATIONS_OF_A_PEER, self.reservations(), of_strangers);
-        if !renewed && too_many || !self.rates.may_reserve(asker, now) {
+        let turned_away = self.has_no_room(asker) && !self.is_guest(&asker.peer);
+        if turned_away || !self.rates.may_reserve(asker, now) {
             return Err(Refusal::LimitExceeded);
         }
         Ok(())
@@ -304,6 +307,14 @@ impl Server {
         }
     }
 
+    /// Whether there is no room for another reservation of this peer.
+    fn has_no_room(&self, asker: &Asker) -> bool {
+        let strangers = self.guests.iter().filter(|(peer, _)| !self.trusted.contains(peer));
+        let of_strangers = strangers.map(|(_, held)| held.len()).sum();
+        let max = self.limits.max_reservations as usize;
+        self.is_full(asker, max, RESERVATIONS_OF_A_PEER, self.reservations(), of_strangers)
+    }
+
     fn reservations(&self) -> usize {
         self.guests.values().map(Vec::len).sum()
     }
@@ -393,18 +404,35 @@ mod tests {
     #[test]
     fn reservations_have_limits_and_can_be_renewed_at_them() {
         let now = Instant::now();
-        let mut server = server(RelayLimits { max_reservations: 5, ..RelayLimits::default() });
+        let mut server = server(RelayLimits { max_reservations: 2, ..RelayLimits::default() });
         let (one, two, three) = (PeerId::random(), PeerId::random(), PeerId::random());
-        for id in 0..6 {
-            let expected = if id < RESERVATIONS_OF_A_PEER { Ok(()) } else { Err(Refusal::LimitExceeded) };
-            assert_eq!(server.reserve(&asker(one, id), now).map(drop), expected, "{id}");
+        server.reserve(&asker(one, 1), now).unwrap();
+        server.reserve(&asker(two, 2), now).unwrap();
+        assert_eq!(server.reserve(&asker(three, 3), now), Err(Refusal::LimitExceeded));
+        server.reserve(&asker(two, 2), now).unwrap();
+        assert_eq!((server.view().reservations, server.view().refused), (2, 1));
+        assert!(server.closed(two, ConnectionId::new_unchecked(2)));
+        server.reserve(&asker(three, 3), now).unwrap();
+    }
+
+    #[test]
+    fn a_guest_that_comes_back_before_its_connection_is_known_to_be_dead_is_let_in() {
+        let now = Instant::now();
+        let mut full = server(RelayLimits { max_reservations: 2, ..RelayLimits::default() });
+        let (one, two) = (PeerId::random(), PeerId::random());
+        for asker in [asker(one, 1), asker(two, 2), asker(one, 3)] {
+            full.reserve(&asker, now).unwrap();
         }
-        server.reserve(&asker(two, 10), now).unwrap();
-        assert_eq!(server.reserve(&asker(three, 11), now), Err(Refusal::LimitExceeded));
-        server.reserve(&asker(two, 10), now).unwrap();
-        assert_eq!((server.view().reservations, server.view().refused), (5, 3));
-        assert!(server.closed(two, ConnectionId::new_unchecked(10)));
-        server.reserve(&asker(three, 11), now).unwrap();
+        assert_eq!(full.view().reservations, 2);
+        assert_eq!(full.ways_to(&one), [3].map(ConnectionId::new_unchecked));
+        assert!(full.is_guest(&two), "others lose nothing");
+
+        let mut server = server(RelayLimits::default());
+        for id in 0..6 {
+            server.reserve(&asker(one, id), now).unwrap();
+        }
+        assert_eq!(server.ways_to(&one), [5, 4, 3, 2].map(ConnectionId::new_unchecked));
+        assert_eq!(server.view().refused, 0);
     }
 
     #[test]
