@@ -208,6 +208,7 @@ fn behaviour(config: &SwarmConfig, public: &PublicKey, relay_client: relay::clie
         find: find::behaviour::Behaviour::new(
             public.to_peer_id(),
             config.network,
+            config.trust_open,
             config.bootstrap.iter().chain(&config.relays),
         ),
         relay_client,

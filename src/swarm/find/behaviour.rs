@@ -55,6 +55,8 @@ pub(in crate::swarm) struct Behaviour {
     elsewhere: bool,
     /// Peers that may be on the local network because others say so.
     trusted: HashSet<PeerId>,
+    /// All of them may.
+    trust_open: bool,
     /// The search for servers that was begun last.
     bootstrap: Option<kad::QueryId>,
     /// Whom each search is for.
@@ -78,6 +80,7 @@ impl Behaviour {
     pub(in crate::swarm) fn new<'a>(
         local: PeerId,
         network: Overlay,
+        trust_open: bool,
         named: impl Iterator<Item = &'a PeerAddresses>,
     ) -> Self {
         let kad = kad::Behaviour::with_config(local, Store::new(local), config(network));
@@ -91,6 +94,7 @@ impl Behaviour {
             here: false,
             elsewhere: false,
             trusted: HashSet::new(),
+            trust_open,
             bootstrap: None,
             sought: HashMap::new(),
             source: None,
@@ -208,7 +212,7 @@ impl Behaviour {
     /// Where Kademlia dials a server. What others tell of it, it may have from
     /// anybody; in the table is where it was reached.
     fn ways_to(&mut self, peer: &PeerId) -> Vec<Multiaddr> {
-        let believed = self.trusted.contains(peer);
+        let believed = self.trust_open || self.trusted.contains(peer);
         let mut told = self.addresses(peer);
         told.retain(|address| believed || may_come_from_anybody(address));
         only_usable(peer, self.in_table(peer).iter().chain(&told), true)
@@ -411,7 +415,7 @@ mod tests {
     fn servers_are_looked_for_once_at_a_time_whoever_says_that_it_is_one() {
         let named =
             PeerAddresses { peer: PeerId::random(), addresses: vec!["/ip4/192.0.2.1/tcp/4001".parse().unwrap()] };
-        let mut behaviour = Behaviour::new(PeerId::random(), Overlay::Private, std::iter::once(&named));
+        let mut behaviour = Behaviour::new(PeerId::random(), Overlay::Private, false, std::iter::once(&named));
         for _ in 0..100 {
             behaviour.bootstrap();
         }
@@ -425,5 +429,23 @@ mod tests {
         }
         behaviour.bootstrap();
         assert_ne!(behaviour.bootstrap, Some(running));
+    }
+
+    #[test]
+    fn a_server_on_a_local_network_is_asked_if_it_is_believed() {
+        let (server, lan) = (PeerId::random(), "/ip4/192.168.1.9/tcp/4001");
+        let record = kad::ProviderRecord {
+            key: key(&server),
+            provider: server,
+            expires: None,
+            addresses: vec![lan.parse().unwrap()],
+        };
+        let ways = |trust_open: bool, trusted: bool| {
+            let mut behaviour = Behaviour::new(PeerId::random(), Overlay::Private, trust_open, std::iter::empty());
+            behaviour.set_trusted(server, trusted);
+            assert!(behaviour.keep(record.clone(), Origin::Trusted, false));
+            behaviour.ways_to(&server).len()
+        };
+        assert_eq!([ways(false, false), ways(false, true), ways(true, false)], [0, 1, 1]);
     }
 }
