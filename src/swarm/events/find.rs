@@ -111,6 +111,10 @@ impl Task {
         if addresses.is_empty() {
             return match self.look(peer, now) {
                 Ok(()) => self.park(peer, waiter),
+                Err(error @ (NodeError::NoAddress(_) | NodeError::NotFound { .. })) => {
+                    let known: Vec<_> = self.known_views(peer, now).into_iter().map(|view| view.address).collect();
+                    waiter.fail(self.not_dialled(peer, &known).unwrap_or(error));
+                }
                 Err(error) => waiter.fail(error),
             };
         }
@@ -267,9 +271,9 @@ impl Task {
         }
     }
 
-    /// What to say if a peer was found only where it is not looked for.
-    fn not_dialled(&self, peer: PeerId, found: &[Multiaddr]) -> Option<NodeError> {
-        let refused = found.iter().filter(|address| !self.may_be_dialled(&peer, address));
+    /// What to say if a peer is known only to be where it is not looked for.
+    fn not_dialled(&self, peer: PeerId, known: &[Multiaddr]) -> Option<NodeError> {
+        let refused = known.iter().filter(|address| !self.may_be_dialled(&peer, address));
         let cause = DialCause::NotBelieved;
         let attempt = |address: &Multiaddr| DialAttempt { address: Some(address.clone()), cause: cause.clone() };
         let attempts: Vec<_> = refused.map(attempt).collect();
