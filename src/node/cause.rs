@@ -76,10 +76,10 @@ pub enum RelayTrouble {
     #[error("the connection broke")]
     Broke,
     /// It serves others.
-    #[error("Reservation refused.")]
+    #[error("it refused the reservation")]
     Refused,
     /// It has no room.
-    #[error("Remote reported resource limit exceeded.")]
+    #[error("a limit of it is reached")]
     Full,
     /// The reservation ended by something else; at most 200 characters.
     #[error("{0}")]

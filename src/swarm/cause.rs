@@ -206,12 +206,4 @@ mod tests {
         assert_eq!(reserve(ReserveError::ResourceLimitExceeded), RelayTrouble::Full);
         assert_eq!(reserve(ReserveError::Unsupported).to_string(), ReserveError::Unsupported.to_string());
     }
-
-    /// They are shown as libp2p puts them.
-    #[test]
-    fn words_stay_those_of_libp2p() {
-        assert_eq!(RelayTrouble::Refused.to_string(), ReserveError::Refused.to_string());
-        assert_eq!(RelayTrouble::Full.to_string(), ReserveError::ResourceLimitExceeded.to_string());
-        assert_eq!(DialCause::NotAtRelay.to_string(), CircuitError::NoReservation.to_string());
-    }
 }
