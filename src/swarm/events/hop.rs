@@ -74,6 +74,9 @@ impl Task {
 
     /// Asks whoever a circuit leads to on the next connection with it.
     pub(super) fn open_stop(&mut self, peer: PeerId, mut job: StopJob) {
+        let entry = self.peers.get(&peer);
+        // Nothing comes back from one that is gone meanwhile, not even its end.
+        job.untried.retain(|id| entry.is_some_and(|entry| entry.connection(*id).is_some()));
         if job.untried.is_empty() || job.reply.is_closed() || self.draining {
             self.relays.server.ended(job.id);
             return drop(job.reply.send(Err(Refusal::ConnectionFailed)));
