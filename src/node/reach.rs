@@ -160,7 +160,8 @@ pub struct RelayView {
     pub rtt: Option<Duration>,
     /// Longest that a circuit may live; `None`: no limit.
     pub max_circuit_duration: Option<Duration>,
-    /// Bytes that a circuit may carry each way; `None`: no limit.
+    /// Bytes that a circuit may carry, each way or, by a relay of this program,
+    /// both ways together; `None`: no limit.
     pub max_circuit_bytes: Option<u64>,
     /// The last trouble, since the last reservation.
     pub trouble: Option<RelayTrouble>,
@@ -208,9 +209,9 @@ pub struct ServingView {
     pub circuits: u32,
     /// Most of those.
     pub max_circuits: u32,
-    /// Most from or to one peer.
+    /// Most that one peer opened.
     pub max_circuits_per_peer: u32,
-    /// Bytes that a circuit may carry each way; 0: no limit.
+    /// Bytes that a circuit may carry, both ways together; 0: no limit.
     pub max_circuit_bytes: u64,
     /// Longest that a circuit may live.
     pub max_circuit_duration: Duration,

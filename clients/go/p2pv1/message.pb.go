@@ -5765,7 +5765,8 @@ type Relay struct {
 	RttMs float64 `protobuf:"fixed64,6,opt,name=rtt_ms,json=rttMs,proto3" json:"rtt_ms,omitempty"`
 	// Longest that a connection through it may last; 0: no limit.
 	MaxCircuitMs uint64 `protobuf:"varint,7,opt,name=max_circuit_ms,json=maxCircuitMs,proto3" json:"max_circuit_ms,omitempty"`
-	// Bytes that a connection through it may carry each way; 0: no limit.
+	// Bytes that a connection through it may carry, each way or, by a relay of
+	// this program, both ways together; 0: no limit.
 	MaxCircuitBytes uint64 `protobuf:"varint,8,opt,name=max_circuit_bytes,json=maxCircuitBytes,proto3" json:"max_circuit_bytes,omitempty"`
 	// The last trouble, for a person; may be empty.
 	Detail        string `protobuf:"bytes,9,opt,name=detail,proto3" json:"detail,omitempty"`
@@ -5875,12 +5876,12 @@ type Serving struct {
 	// Peers that are reached through this node, and most of those.
 	Reservations    uint32 `protobuf:"varint,3,opt,name=reservations,proto3" json:"reservations,omitempty"`
 	MaxReservations uint32 `protobuf:"varint,4,opt,name=max_reservations,json=maxReservations,proto3" json:"max_reservations,omitempty"`
-	// Connections that run through it, most of those, and most from or to one
-	// peer.
+	// Connections that run through it, most of those, and most that one peer
+	// opened.
 	Circuits           uint32 `protobuf:"varint,5,opt,name=circuits,proto3" json:"circuits,omitempty"`
 	MaxCircuits        uint32 `protobuf:"varint,6,opt,name=max_circuits,json=maxCircuits,proto3" json:"max_circuits,omitempty"`
 	MaxCircuitsPerPeer uint32 `protobuf:"varint,7,opt,name=max_circuits_per_peer,json=maxCircuitsPerPeer,proto3" json:"max_circuits_per_peer,omitempty"`
-	// Of one connection, each way; 0: no limit.
+	// Of one connection, both ways together; 0: no limit.
 	MaxCircuitBytes uint64 `protobuf:"varint,8,opt,name=max_circuit_bytes,json=maxCircuitBytes,proto3" json:"max_circuit_bytes,omitempty"`
 	// Of one connection; 0: no limit.
 	MaxCircuitMs uint64 `protobuf:"varint,9,opt,name=max_circuit_ms,json=maxCircuitMs,proto3" json:"max_circuit_ms,omitempty"`

@@ -1,8 +1,9 @@
 //! Direct connections with peers that are relayed.
 //!
-//! [`table`], with an [`entry`] for each, says when to exchange what with whom, [`exchange`] does it on a
-//! stream of the relayed connection, [`plan`] says what to do then, [`attempt`]
-//! when, and [`run`] does it: dials of the swarm, which [`scope`] can give up.
+//! [`table`], with an [`entry`] for each, says when to exchange what with whom,
+//! [`exchange`] does it on a stream of the relayed connection, [`plan`] says what
+//! to do then, [`targets`] where, [`attempt`] when, and [`run`] does it: dials of
+//! the swarm, which [`scope`] can give up.
 //!
 //! ```text
 //!            A dialled                         B

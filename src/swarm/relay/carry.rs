@@ -79,7 +79,8 @@ pub(super) enum End {
 }
 
 /// Asks the other end with these bytes, passes on what came early behind the
-/// question, and waits so long for the answer, which is passed on once the circuit [runs](Circuit::run).
+/// question, and waits so long for the answer, which is passed on once the
+/// circuit [runs](Circuit::run).
 ///
 /// # Errors
 /// What to tell the source.

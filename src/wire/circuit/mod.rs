@@ -27,7 +27,8 @@ const OK: i32 = 100;
 pub struct CircuitLimit {
     /// Longest life; `None`: no limit.
     pub duration: Option<Duration>,
-    /// Bytes each way; `None`: no limit.
+    /// Bytes each way, says the specification; some relays, this one among them,
+    /// count both ways together. `None`: no limit.
     pub bytes: Option<u64>,
 }
 

@@ -2834,7 +2834,9 @@ class Relay(_message.Message):
     max_circuit_ms: _builtins.int
     """Longest that a connection through it may last; 0: no limit."""
     max_circuit_bytes: _builtins.int
-    """Bytes that a connection through it may carry each way; 0: no limit."""
+    """Bytes that a connection through it may carry, each way or, by a relay of
+    this program, both ways together; 0: no limit.
+    """
     detail: _builtins.str
     """The last trouble, for a person; may be empty."""
     @_builtins.property
@@ -2885,13 +2887,13 @@ class Serving(_message.Message):
     """Peers that are reached through this node, and most of those."""
     max_reservations: _builtins.int
     circuits: _builtins.int
-    """Connections that run through it, most of those, and most from or to one
-    peer.
+    """Connections that run through it, most of those, and most that one peer
+    opened.
     """
     max_circuits: _builtins.int
     max_circuits_per_peer: _builtins.int
     max_circuit_bytes: _builtins.int
-    """Of one connection, each way; 0: no limit."""
+    """Of one connection, both ways together; 0: no limit."""
     max_circuit_ms: _builtins.int
     """Of one connection; 0: no limit."""
     refused: _builtins.int
