@@ -159,7 +159,7 @@ impl Server {
         self.refused += u64::from(granted.is_err());
         granted?;
         let until = now + self.limits.reservation_duration;
-        let full = self.has_no_room(&asker);
+        let full = self.has_no_room(asker);
         let held = self.guests.entry(asker.peer).or_default();
         let before = held.len();
         held.retain(|other| other.connection != asker.connection);
