@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::plan::{self, Act, Clock, Plan, ROUND, Step, Terms};
 use crate::{
     node::PunchView,
-    swarm::route::is_local,
+    swarm::route::{is_local, is_special},
     wire::punch::{Candidate, CandidateKind, Offer, Transport},
 };
 
@@ -264,7 +264,8 @@ pub(super) fn known_quic(addresses: impl IntoIterator<Item = Multiaddr>) -> Vec<
     let mut seen = HashSet::new();
     let known = addresses.into_iter().filter_map(|address| Candidate::of(&address, CandidateKind::Observed));
     known
-        .filter(|known| known.transport == Transport::Quic && !is_local(known.socket.ip()))
+        .filter(|known| known.transport == Transport::Quic)
+        .filter(|known| !is_local(known.socket.ip()) && !is_special(known.socket.ip()))
         .filter(|known| seen.insert(known.socket))
         .collect()
 }

@@ -7,7 +7,7 @@ use std::{
 
 use super::plan::Terms;
 use crate::{
-    swarm::route::is_local,
+    swarm::route::{is_local, is_special},
     wire::punch::{Candidate, CandidateKind, Mapping, Nat, Offer, Transport},
 };
 
@@ -39,8 +39,10 @@ impl Targets {
         let mut sorted = theirs.candidates.clone();
         sorted.sort();
         let is = |transport| move |known: &&Candidate| known.transport == transport;
-        let (mut near, far): (Vec<_>, Vec<_>) = sorted.into_iter().partition(|known| is_local(known.socket.ip()));
+        let (mut near, mut far): (Vec<_>, Vec<_>) = sorted.into_iter().partition(|known| is_local(known.socket.ip()));
         near.retain(|known| if known.socket.ip().is_loopback() { terms.loopback } else { near_allowed });
+        // A translator on the way may turn one into a local address.
+        far.retain(|known| terms.trusted || !is_special(known.socket.ip()));
         let pick = |from: &[Candidate], transport| -> Vec<Candidate> {
             from.iter().filter(is(transport)).take(most).copied().collect()
         };

@@ -131,6 +131,24 @@ fn a_local_network_is_tried_where_it_may_be_the_same() {
 }
 
 #[test]
+fn a_stranger_leads_to_no_address_that_may_stand_for_a_local_one() {
+    use CandidateKind::{Confirmed, Local, Observed};
+    let mut sly = Vec::new();
+    for socket in ["[64:ff9b::c0a8:101]:80", "[2002:c0a8:101::1]:80", "[::c0a8:101]:80", "[::ffff:192.168.1.1]:80"] {
+        for kind in [Confirmed, Observed, Local] {
+            sly.extend([quic(kind, socket), tcp(kind, socket)]);
+        }
+    }
+    let (mine, theirs) = (behind(Mapping::EndpointIndependent, 1), side(Mapping::Unknown, &sly));
+    for (leader, round) in [(true, 1), (false, 1), (true, 2), (false, 2)] {
+        let stranger = Terms { trusted: false, ..terms(leader, round) };
+        for plan in [plan(&mine, &theirs, stranger), stock(&mine, &theirs, stranger)] {
+            assert_eq!(plan.steps, []);
+        }
+    }
+}
+
+#[test]
 fn tcp_from_another_port_than_servers_saw_is_expected() {
     let mut theirs = behind(Mapping::Unknown, 2);
     theirs.candidates[1] = tcp(CandidateKind::Observed, "192.0.2.2:50580");
