@@ -183,7 +183,8 @@ impl Entry {
     /// What the peer is to this node became different.
     pub(super) fn set_interest(&mut self, interest: Interest, now: Instant) {
         let before = std::mem::replace(&mut self.interest, interest);
-        if interest.wanted && !before.wanted {
+        // A trusted one is told more than before, and may tell more.
+        if interest.wanted && (!before.wanted || interest.trusted && !before.trusted) {
             self.start(now);
         } else if !interest.wanted {
             self.next = None;

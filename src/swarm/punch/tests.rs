@@ -204,6 +204,22 @@ fn a_change_starts_over() {
     assert_eq!(side.rounds().last().unwrap().round, 1);
 }
 
+/// It is told of the local network now, and tells of its own.
+#[test]
+fn trust_given_to_a_relayed_peer_starts_over() {
+    for dialled in [true, false] {
+        let mut side = Side::new(dialled);
+        side.punches.set_interest(&side.peer, Interest { trusted: false, ..WANTED }, side.now);
+        for _ in 0..6 {
+            let (attempt, _) = side.led(Duration::from_secs(600)).unwrap();
+            side.agree(attempt, Mapping::EndpointIndependent);
+        }
+        assert!(side.led(Duration::from_secs(100)).is_none());
+        side.punches.set_interest(&side.peer, WANTED, side.now);
+        assert!(side.led(GRACE).is_some());
+    }
+}
+
 #[test]
 fn a_side_that_learns_its_address_says_so_at_once() {
     let mut side = Side::new(true);
