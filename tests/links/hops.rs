@@ -293,6 +293,81 @@ async fn the_byte_limit_ends_a_circuit() {
     eventually(&relay, |view| view.circuits == 0).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_gives_up_or_calls_itself_leaves_nothing_behind() {
+    let relay = relay(RelayLimits { max_circuits_per_peer: 2, ..RelayLimits::default() }).await;
+    for quic in [true, false] {
+        let ((mut host, mut stops), mut caller) = (guest(&relay, quic).await, peer(&relay, quic).await);
+        // More often than circuits may be open.
+        for _ in 0..8 {
+            let mut near = ask(&mut caller, &connect(host.id.to_bytes())).await;
+            let mut far = asked(&mut stops).await;
+            near.write_all(b"early").await.unwrap();
+            near.flush().await.unwrap();
+            far.read_exact(&mut [0; 5]).await.unwrap();
+            drop(near);
+            assert!(rest(&mut far).await.is_empty());
+            drop(far);
+            // Until then the relay does not know.
+            assert_eq!(refusal(&mut caller, PeerId::random()).await, CircuitError::NoReservation);
+        }
+        // It resets once it has accepted, with and without the other end's word.
+        for word in [&b""[..], b"reply"] {
+            let (mut near, mut far) = circuit(&mut caller, host.id, &mut stops).await;
+            far.write_all(word).await.unwrap();
+            far.flush().await.unwrap();
+            drop(far);
+            let _ = timeout(DEADLINE, near.read_to_end(&mut Vec::new())).await.expect("ends in time");
+            // The end of what comes is not that of what goes.
+            drop(near);
+            eventually(&relay, |view| view.circuits == 0).await;
+        }
+        let itself = host.id;
+        let (mut near, mut far) = circuit(&mut host, itself, &mut stops).await;
+        carries(&mut near, &mut far).await;
+        drop((near, far));
+        assert_eq!(refusal(&mut caller, relay.id).await, CircuitError::NoReservation);
+        // One end is done, and the other is not.
+        let (mut near, mut far) = circuit(&mut caller, host.id, &mut stops).await;
+        near.close().await.unwrap();
+        assert!(rest(&mut far).await.is_empty());
+        passes(&mut far, &mut near).await;
+        far.close().await.unwrap();
+        assert!(rest(&mut near).await.is_empty());
+        eventually(&relay, |view| view.circuits == 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_stops_soon_with_circuits_that_are_full_of_bytes() {
+    let relay = relay(RelayLimits::default()).await;
+    let mut ends = Vec::new();
+    for quic in [true, false] {
+        let ((host, mut stops), mut caller) = (guest(&relay, quic).await, peer(&relay, quic).await);
+        for _ in 0..4 {
+            let (mut near, far) = circuit(&mut caller, host.id, &mut stops).await;
+            // Nobody reads them at the other end. All are less than what may
+            // be on its way on one connection.
+            tokio::spawn(async move {
+                drop(near.write_all(&[7; 3 << 20]).await);
+                near.read_to_end(&mut Vec::new()).await
+            });
+            ends.push(far);
+        }
+        // Of one nobody said yes.
+        ends.push(ask(&mut caller, &connect(host.id.to_bytes())).await);
+        ends.push(asked(&mut stops).await);
+        ends.push(ask(&mut caller, b"\x20\x08").await);
+        std::mem::forget((host, stops, caller));
+    }
+    let begun = Instant::now();
+    relay.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    for mut end in ends {
+        let _ = timeout(DEADLINE, end.read_to_end(&mut Vec::new())).await.expect("ends in time");
+    }
+}
+
 /// More than strangers can hold of anything, whoever they say they are.
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_leave_room_for_peers_that_are_trusted() {

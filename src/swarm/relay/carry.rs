@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures::{AsyncRead, AsyncWrite, future::poll_fn};
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 
 use crate::wire::circuit::{
     CircuitLimit,
@@ -29,6 +29,11 @@ const EARLY: u64 = 16 * 1024;
 const MOVES: usize = 16;
 /// Bytes read at once while the answer is awaited.
 const PIECE: usize = 512;
+/// Longest that bytes held may take to be passed on, in times of that which an
+/// answer may take. Behind an end that does not read, megabytes of the other
+/// one wait at this node, and two such circuits are all that waits there of one
+/// connection.
+const STUCK: u32 = 6;
 
 /// A circuit that was accepted.
 #[derive(Debug)]
@@ -48,6 +53,9 @@ struct Way {
     carried: u64,
     state: State,
     unflushed: bool,
+    /// Ends when what is held was held too long.
+    stuck: Option<Pin<Box<Sleep>>>,
+    longest: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +104,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     D: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut there = Way::new(question, early);
+    let mut there = Way::new(question, early, patience * STUCK);
     let mut came = Vec::with_capacity(PIECE);
     let budget = EARLY.min(limit.bytes.unwrap_or(EARLY));
     let answered = poll_fn(|cx| {
@@ -109,7 +117,7 @@ where
         }
     });
     let length = timeout(patience, answered).await.unwrap_or(Err(Refusal::ConnectionFailed))?;
-    let back = Way::new(&connected(limit), &came[length..]);
+    let back = Way::new(&connected(limit), &came[length..], patience * STUCK);
     Ok(Circuit { there, back, limit })
 }
 
@@ -179,12 +187,13 @@ impl Circuit {
 
 impl Way {
     /// Sends a message of the protocol first, and then what was read already.
-    fn new(message: &[u8], read: &[u8]) -> Self {
+    /// `longest`: for bytes that are held.
+    fn new(message: &[u8], read: &[u8], longest: Duration) -> Self {
         let end = message.len() + read.len();
         let mut buffer = vec![0; BUFFER.max(end)].into_boxed_slice();
         buffer[..message.len()].copy_from_slice(message);
         buffer[message.len()..end].copy_from_slice(read);
-        Self { buffer, start: 0, end, carried: read.len() as u64, state: State::Open, unflushed: false }
+        Self { buffer, start: 0, end, carried: read.len() as u64, state: State::Open, unflushed: false, stuck: None, longest }
     }
 
     /// Moves what is there to be moved, but reads no more than so much in all.
@@ -198,13 +207,18 @@ impl Way {
     ) -> Poll<io::Result<()>> {
         for _ in 0..MOVES {
             while self.start < self.end {
-                let written = ready!(Pin::new(&mut *writer).poll_write(cx, &self.buffer[self.start..self.end]))?;
+                let Poll::Ready(written) = Pin::new(&mut *writer).poll_write(cx, &self.buffer[self.start..self.end])
+                else {
+                    return self.poll_stuck(cx);
+                };
+                let written = written?;
                 if written == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
                 self.start += written;
                 self.unflushed = true;
             }
+            self.stuck = None;
             match self.state {
                 State::Open => {}
                 State::Ending => {
@@ -230,6 +244,13 @@ impl Way {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// What is held is not taken now.
+    fn poll_stuck(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(self.longest)));
+        ready!(stuck.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the other end does not read")))
     }
 
     /// Nothing more is to be moved now.
@@ -369,6 +390,29 @@ mod tests {
         let begun = tokio::time::Instant::now();
         assert!(matches!(world.end().await, Ok(End::Time)));
         assert!(begun.elapsed() >= Duration::from_millis(70));
+    }
+
+    #[tokio::test]
+    async fn an_end_that_does_not_read_is_not_waited_for_for_ever() {
+        let patience = Duration::from_millis(500);
+        let stuck = patience * STUCK;
+        let mut world = begin_for(b"", FREE, patience);
+        world.expect_there(b"question").await;
+        world.destination.write_all(ACCEPTED).await.unwrap();
+        world.expect_back(&connected(FREE)).await;
+        let begun = tokio::time::Instant::now();
+        let (mut from, _to) = world.destination.split();
+        let (_back, mut to) = world.source.split();
+        let sending = tokio::spawn(async move { while to.write_all(&[7; 1000]).await.is_ok() {} });
+        // It reads now and then, but less than what is held.
+        for _ in 0..3 {
+            tokio::time::sleep(stuck / 4).await;
+            from.read_exact(&mut [0; 10]).await.unwrap();
+        }
+        let end = world.relay.await.unwrap().unwrap();
+        assert!(matches!(&end, End::Broken(error) if error.kind() == io::ErrorKind::TimedOut), "{end:?}");
+        assert!(begun.elapsed() >= stuck && begun.elapsed() < 2 * stuck, "{:?}", begun.elapsed());
+        sending.await.unwrap();
     }
 
     #[tokio::test]
