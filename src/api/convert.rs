@@ -11,8 +11,7 @@ use super::errors::bad_field;
 use crate::{
     clock,
     delivery::{Cause, Delivered, Outcome, Sent, State},
-    dialable,
-    proto,
+    dialable, proto,
     store::{Final, Progress, SentRecord, Trust},
     types::{
         Channel, Content, MAX_ALIAS_BYTES, MAX_METADATA_BYTES, MAX_METADATA_ENTRIES, MAX_NAME_BYTES, MAX_TYPE_BYTES,
@@ -208,7 +207,9 @@ pub(super) fn leads(field: &str, address: &Multiaddr, peer: PeerId, local: PeerI
     };
     match dialable::check(address) {
         Ok(Some(relay)) if relay == local => bad("the relay in it is this node itself", "name another relay"),
-        Ok(Some(relay)) if relay == peer => bad("the relay in it is the peer itself", "leave out what follows the relay"),
+        Ok(Some(relay)) if relay == peer => {
+            bad("the relay in it is the peer itself", "leave out what follows the relay")
+        }
         Ok(_) => Ok(()),
         Err(error) => bad(&error.to_string(), "give one like /ip4/203.0.113.7/udp/4001/quic-v1/p2p/12D3KooW…"),
     }

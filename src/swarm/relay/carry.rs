@@ -193,7 +193,16 @@ impl Way {
         let mut buffer = vec![0; BUFFER.max(end)].into_boxed_slice();
         buffer[..message.len()].copy_from_slice(message);
         buffer[message.len()..end].copy_from_slice(read);
-        Self { buffer, start: 0, end, carried: read.len() as u64, state: State::Open, unflushed: false, stuck: None, longest }
+        Self {
+            buffer,
+            start: 0,
+            end,
+            carried: read.len() as u64,
+            state: State::Open,
+            unflushed: false,
+            stuck: None,
+            longest,
+        }
     }
 
     /// Moves what is there to be moved, but reads no more than so much in all.

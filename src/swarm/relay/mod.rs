@@ -136,8 +136,8 @@ impl Default for RelayLimits {
         Self {
             max_reservations: 1024,
             reservation_duration: Duration::from_secs(60 * 60),
-            max_circuits: 1024,
-            max_circuits_per_peer: 16,
+            max_circuits: 2048,
+            max_circuits_per_peer: 128,
             max_circuit_bytes: 1024 * 1024 * 1024,
             max_circuit_duration: Duration::from_secs(6 * 60 * 60),
         }
