@@ -68,6 +68,9 @@ async fn exchange(nodes: &[Node]) -> bool {
     let one = async |from: &Node, to: &Node| {
         let dial = Instant::now();
         let stored = send(from, &to.id, &format!("crowd-{}", from.id), STORED).await;
+        if stored.is_err() {
+            look(from, to);
+        }
         stored.map(|()| millis(dial.elapsed())).map_err(|why| format!("{} to {}: {why}", from.id, to.id))
     };
     let sends = stream::iter(pairs).map(|(from, to)| one(from, to));
@@ -85,6 +88,17 @@ async fn exchange(nodes: &[Node]) -> bool {
         println!("  {why}");
     }
     failed.is_empty()
+}
+
+/// Prints what either knows of the other, and with NATLAB_LOGS all it logged.
+fn look(from: &Node, to: &Node) {
+    for (one, other) in [(from, to), (to, from)] {
+        let told = one.daemon.cli(&["explain", &other.id]);
+        eprintln!("--- {} of {}\n{}", one.id, other.id, String::from_utf8_lossy(&told.stdout));
+        if std::env::var_os("NATLAB_LOGS").is_some() {
+            eprintln!("{}", one.daemon.log());
+        }
+    }
 }
 
 fn largest(nodes: &[Node]) -> u64 {

@@ -134,6 +134,7 @@ impl Receiver {
     fn close(&mut self, why: &'static str) {
         if let Some(link) = self.link.take() {
             self.effects.push_back(ReceiverEffect::Close(link.number, why));
+            self.close_old();
         }
     }
 
@@ -159,13 +160,18 @@ impl Receiver {
     }
 
     fn link_down(&mut self, number: LinkNumber) {
+        self.old.take_if(|old| *old == number);
         if self.is_current(number) {
             self.flush();
             self.link = None;
+            self.close_old();
         }
-        self.old.take_if(|old| *old == number);
     }
 
+    /// Also when the younger link ends first. Links over two connections may
+    /// come in another order than they were opened in: then what ended is the
+    /// one that the peer gave up, and what it sends on the other was ignored.
+    /// It opens a new link when that is closed.
     fn close_old(&mut self) {
         if let Some(old) = self.old.take() {
             self.effects.push_back(ReceiverEffect::Close(old, "replaced by a younger link"));

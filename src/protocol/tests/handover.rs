@@ -123,3 +123,17 @@ fn whoever_lost_trust_is_not_heard_on_an_old_link() {
     assert_eq!(closed(&effects), [1]);
     assert!(!effects.iter().any(|effect| matches!(effect, ReceiverEffect::Ephemeral { .. })));
 }
+
+#[test]
+fn a_link_kept_for_a_while_ends_with_the_younger_one() {
+    // Over two connections they may come in another order than they were opened
+    // in, and then the sender goes on with the one that is kept.
+    for ending in [ReceiverInput::LinkDown(2), ReceiverInput::Frame(2, Forward::Bye)] {
+        let mut receiver = Receiver::new(1024, true);
+        let up = ReceiverInput::LinkUp;
+        let effects = take(&mut receiver, [up(1), hello(1), up(2), hello(2), ending]);
+        assert!(closed(&effects).contains(&1));
+        take(&mut receiver, [up(3), hello(3)]);
+        assert!(receiver.is_up());
+    }
+}
