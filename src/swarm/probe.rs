@@ -109,6 +109,19 @@ impl Task {
         }
         self.probes.set((peer, connection), now + doubt);
         self.relays.client.health(&peer, connection, Health::Asked);
+        self.ask(peer, connection);
+    }
+
+    /// Nothing came back for long. A connection that works again is noticed by
+    /// its answer, so that one is always awaited.
+    pub(super) fn probe_again(&mut self, peer: PeerId, connection: ConnectionId) {
+        let is_there = self.peers.get(&peer).is_some_and(|entry| entry.connection(connection).is_some());
+        if is_there && !self.draining {
+            self.ask(peer, connection);
+        }
+    }
+
+    fn ask(&mut self, peer: PeerId, connection: ConnectionId) {
         let purpose = Purpose::Ping(Job::Probe(peer, connection));
         let token = self.pending.opening(Opening { peer, connection, purpose });
         self.swarm.behaviour_mut().link.open(peer, connection, ping::PROTOCOL, token);

@@ -11,7 +11,14 @@ use std::{
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use p2p_node::node::{DialTarget, NodeEvent, Standing};
-use tokio::net::UdpSocket;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream, UdpSocket,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    time::Instant,
+};
 
 use crate::node::{DEADLINE, TestNode};
 
@@ -54,6 +61,65 @@ impl Path {
         });
         Self { address, muted }
     }
+}
+
+/// The same with streams of TCP, whose hosts acknowledge what nobody reads.
+async fn stream_path(server: &Multiaddr) -> Path {
+    let Some(Protocol::Tcp(port)) = server.iter().nth(1) else { panic!("no TCP address: {server}") };
+    let outside = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("/ip4/127.0.0.1/tcp/{}", outside.local_addr().unwrap().port()).parse().unwrap();
+    let muted = Arc::new(AtomicBool::new(false));
+    let silent = muted.clone();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = outside.accept().await {
+            let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+            tokio::spawn(pass_on(from_client, to_server, silent.clone()));
+            tokio::spawn(pass_on(from_server, to_client, silent.clone()));
+        }
+    });
+    Path { address, muted }
+}
+
+async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, muted: Arc<AtomicBool>) {
+    let mut bytes = [0; 4096];
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        while muted.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// One that is only slow, or whose peer hung for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_was_silent_for_long_is_used_again_when_it_answers() {
+    let (mut a, mut b) = (TestNode::start().await, TestNode::start().await);
+    let (one, two) = (stream_path(&b.address(false)).await, stream_path(&b.address(false)).await);
+    a.set(b.id, Standing::Trusted, false, vec![two.address.clone()]).await;
+    b.set(a.id, Standing::Trusted, false, Vec::new()).await;
+    let begun = Instant::now();
+    a.node.connect(DialTarget::Address(b.id, one.address.clone()), DEADLINE).await.unwrap();
+    let (first, _ends) = a.outbound(b.id).await;
+    one.muted.store(true, Ordering::Relaxed);
+    a.node.suspect(first.id).await.unwrap();
+    let (second, _more_ends) = a.outbound(b.id).await;
+    // Longer than any answer is awaited.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    one.muted.store(false, Ordering::Relaxed);
+    // Its answers come over the same connection.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    two.muted.store(true, Ordering::Relaxed);
+    a.node.suspect(second.id).await.unwrap();
+    let (third, _yet_more_ends) = a.outbound(b.id).await;
+    assert!(third.id > second.id);
+    let path = a.node.path(b.id).await.unwrap().unwrap();
+    let used = path.connections.iter().find(|connection| connection.in_use).unwrap();
+    assert!(used.address == one.address && used.age >= begun.elapsed() / 2, "{:?}", path.connections);
+    a.stop().await;
+    b.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

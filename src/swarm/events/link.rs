@@ -185,6 +185,7 @@ impl Task {
                 }
             }
             Purpose::Ping(Job::Asked(job)) => job.fail(error),
+            Purpose::Ping(Job::Probe(..)) if matches!(error, OpenError::Timeout) => self.probe_again(peer, connection),
             Purpose::Ping(Job::Probe(..)) => self.probe_answered(peer, connection, now),
             Purpose::Join(job) => job.finish(peer, Err(open_error(error))),
             Purpose::Circuit(reply) => drop(reply.send(Err(open_error(error)))),
@@ -223,7 +224,9 @@ impl Task {
         let Measured { job, result } = measured;
         let mut job = match job {
             Job::Asked(job) => job,
-            Job::Probe(..) if matches!(result, Err(PingError::Timeout)) => return,
+            Job::Probe(peer, connection) if matches!(result, Err(PingError::Timeout)) => {
+                return self.probe_again(peer, connection);
+            }
             Job::Probe(peer, connection) => return self.probe_answered(peer, connection, Instant::now()),
         };
         match result {
