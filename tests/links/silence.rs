@@ -96,7 +96,7 @@ async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, muted: Arc<Ato
 /// One that is only slow, or whose peer hung for a while.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_was_silent_for_long_is_used_again_when_it_answers() {
-    let (mut a, mut b) = (TestNode::start().await, TestNode::start().await);
+    let (mut a, b) = (TestNode::start().await, TestNode::start().await);
     let (one, two) = (stream_path(&b.address(false)).await, stream_path(&b.address(false)).await);
     a.set(b.id, Standing::Trusted, false, vec![two.address.clone()]).await;
     b.set(a.id, Standing::Trusted, false, Vec::new()).await;
