@@ -79,6 +79,9 @@ async fn through(program: &Path, (a, b): (Kind, Kind), delay: Duration) -> Verdi
             .map(|took| format!("stored {} ms, direct {} ms", stored.as_millis(), took.as_millis()))
     };
     let verdict = verdict.await;
+    if verdict.is_err() && std::env::var_os("NATLAB_LOGS").is_some() {
+        eprintln!("--- first {}\n{}--- second {}\n{}", a.id, a.daemon.log(), b.id, b.daemon.log());
+    }
     end(vec![a, b]).await;
     verdict
 }
