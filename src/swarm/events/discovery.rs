@@ -9,7 +9,7 @@ use tracing::debug;
 use crate::{
     node::KnownSource,
     swarm::{
-        circuit,
+        circuit, link,
         peers::Connection,
         route::{is_loopback, relay_of},
         task::Task,
@@ -83,6 +83,7 @@ impl Task {
         if info.protocols.contains(&circuit::HOP) && entry.direct().is_some() {
             self.relays_connected.set(peer, true);
         }
+        let ours = info.protocols.contains(&link::PROTOCOL);
         // A loopback address of another host leads to this one.
         // So does that of a relay, unless the relay is here.
         let here = entry.connections.iter().any(is_here);
@@ -92,7 +93,7 @@ impl Task {
             here || !is_loopback(address)
         });
         let usable: Vec<_> = usable.collect();
-        if self.relays.client.learned(&peer, &usable) {
+        if self.relays.client.learned(&peer, &usable, ours) {
             self.tend_relays(now);
         }
         let Some(entry) = self.peers.get_mut(&peer) else { return };

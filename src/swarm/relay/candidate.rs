@@ -50,7 +50,7 @@ pub(in crate::swarm) enum Step {
     /// Keep the connections with a relay although nothing runs on them, or no
     /// more.
     Keep { relay: PeerId, keep: bool },
-    /// Close a connection that does not answer.
+    /// Close a connection that does not answer, or is of no use.
     Close(ConnectionId),
 }
 
@@ -77,6 +77,10 @@ pub(super) struct Relay {
     pub(super) waiting_since: Option<Instant>,
     /// It gave no reservation when asked last, or ended the one it gave.
     pub(super) doubtful: bool,
+    /// It is no node of this kind. Such as go-libp2p's asks for circuits on any
+    /// connection, and libp2p grants them only on that with the reservation;
+    /// so it gets no other.
+    pub(super) foreign: bool,
     /// The last trouble since the last reservation.
     pub(super) trouble: Option<RelayTrouble>,
 }
@@ -187,6 +191,7 @@ impl Relay {
             engaged: false,
             waiting_since: None,
             doubtful: false,
+            foreign: false,
             trouble: None,
         }
     }
@@ -211,6 +216,7 @@ impl Relay {
     /// Whether a transport is to be dialled.
     pub(super) fn lacks(&self, kind: Kind) -> bool {
         self.legs[kind as usize].dialling.is_none()
+            && !(self.foreign && self.connections.iter().any(Contact::is_usable))
             && !self.connections.iter().any(|contact| Kind::of(&contact.address) == kind && contact.is_usable())
             && self.all_addresses().iter().any(|address| Kind::of(address) == kind)
     }
@@ -238,8 +244,8 @@ impl Relay {
         if self.connections.is_empty() {
             self.waiting_since.get_or_insert(now);
         }
-        if let Some(silent) = self.silent(now).or_else(|| self.replaced()) {
-            return Some(Step::Close(silent));
+        if let Some(useless) = self.silent(now).or_else(|| self.replaced()).or_else(|| self.surplus()) {
+            return Some(Step::Close(useless));
         }
         for kind in [Kind::Quic, Kind::Tcp] {
             if self.lacks(kind) && self.legs[kind as usize].is_ready(now) {
@@ -301,6 +307,14 @@ impl Relay {
         let silent = self.connections.iter_mut().find(|contact| contact.health == Health::Silent)?;
         silent.health = Health::Given;
         Some(silent.id)
+    }
+
+    /// A connection with a foreign relay beside that with the reservation.
+    fn surplus(&mut self) -> Option<ConnectionId> {
+        let held = self.reservation.on().filter(|_| self.foreign)?;
+        let surplus = self.connections.iter_mut().find(|other| other.id != held && other.health != Health::Given)?;
+        surplus.health = Health::Given;
+        Some(surplus.id)
     }
 
     /// When [`Self::silent`] is to be looked at.

@@ -164,13 +164,14 @@ impl Client {
         let contact = relay.connections.remove(at);
         let kind = Kind::of(&contact.address);
         let replaced = relay.connections.iter().any(|other| Kind::of(&other.address) == kind && other.is_usable());
+        let surplus = relay.foreign && contact.health == Health::Given;
         let leg = &mut relay.legs[kind as usize];
-        if contact.was_good(now) || !relay.engaged {
+        if contact.was_good(now) || surplus || !relay.engaged {
             leg.conduct.worked();
         } else {
             leg.conduct.failed(now, jitter);
         }
-        if replaced {
+        if replaced || surplus {
             // Nothing to be patient about.
         } else if now.saturating_duration_since(contact.since) < SHORT_LIFE {
             leg.patience.failed(now, jitter);
@@ -304,9 +305,10 @@ impl Client {
     }
 
     /// A relay told addresses of itself: it may have transports that the
-    /// settings do not name.
-    pub(in crate::swarm) fn learned(&mut self, peer: &PeerId, addresses: &[Multiaddr]) -> bool {
+    /// settings do not name. `ours`: it is a node of this kind.
+    pub(in crate::swarm) fn learned(&mut self, peer: &PeerId, addresses: &[Multiaddr], ours: bool) -> bool {
         let Some(relay) = self.get_mut(peer) else { return false };
+        relay.foreign = !ours;
         let told = addresses.iter().map(without_peer).filter(|address| is_usable(address) && relay.may_be_at(address));
         relay.told = told.take(MAX_TOLD).collect();
         true

@@ -296,7 +296,7 @@ fn what_a_relay_tells_of_itself_makes_the_other_transport_possible() {
     assert!(matches!(client.step(now), Some(Step::Dial { kind: Kind::Quic, .. })));
     client.dialling(relay, Kind::Quic, ConnectionId::new_unchecked(1));
     assert_eq!(client.step(now), None);
-    client.learned(&relay, &both(0));
+    client.learned(&relay, &both(0), true);
     assert!(matches!(client.step(now), Some(Step::Dial { kind: Kind::Tcp, .. })));
 }
 
@@ -444,4 +444,21 @@ fn only_relays_that_were_there_a_while_ago_are_dialled_in_haste() {
     assert!(within(client.step(now)).is_some());
     now += Duration::from_secs(600);
     assert_eq!(within(client.step(now)), None, "it may have become slower");
+}
+
+#[test]
+fn a_foreign_relay_has_one_connection() {
+    let mut world = World::new(1);
+    let relay = world.relays[0];
+    let (quic, tcp, _) = world.hold(0);
+    world.client.learned(&relay, &both(0), false);
+    world.steps();
+    assert_eq!(world.closed, [tcp]);
+    world.client.closed(relay, tcp, world.now, 0.5);
+    world.pass(60_000);
+    assert!(world.dials.is_empty(), "{:?}", world.dials);
+    // Both ways are open again when that is gone.
+    world.client.closed(relay, quic, world.now, 0.5);
+    world.pass(10_000);
+    assert!(world.dialled(0, Kind::Quic).is_some() && world.dialled(0, Kind::Tcp).is_some());
 }
