@@ -289,12 +289,13 @@ impl Entry {
     }
 
     /// The youngest first, for the peer was alive when it was made; then each
-    /// in turn. In libp2p's protocol the side leads that did not dial.
+    /// in turn. In libp2p's protocol the side leads that did not dial, at first:
+    /// it tries three times, and go-libp2p answers the other one as well.
     fn circuit(&self) -> Option<&Circuit> {
-        let stock = self.speech == Speech::Stock;
+        let only_accepted = self.speech == Speech::Stock && self.round == 1;
         let doubted = self.circuits.iter().all(|circuit| self.is_doubted(circuit.id));
         let works = |circuit: &&Circuit| doubted || !self.is_doubted(circuit.id);
-        let fitting = || self.circuits.iter().rev().filter(works).filter(|circuit| !stock || !circuit.dialled);
+        let fitting = || self.circuits.iter().rev().filter(works).filter(|circuit| !only_accepted || !circuit.dialled);
         fitting().cycle().nth(self.round.saturating_sub(1) as usize % fitting().count().max(1))
     }
 

@@ -297,6 +297,17 @@ fn libp2p_alone_is_asked_by_the_side_that_did_not_dial() {
 }
 
 #[test]
+fn a_round_of_libp2p_that_failed_is_followed_by_one_led_here() {
+    let mut side = Side::new(true);
+    side.punches.speaks(&side.peer, Speech::Stock, side.now);
+    let on = ConnectionId::new_unchecked(1);
+    let attempt = side.punches.accept(side.peer, on, true, side.now).unwrap();
+    side.agree(attempt, Mapping::Unknown);
+    assert!(side.led(ROUND).is_none());
+    assert!(matches!(side.led(GRACE), Some((_, true))));
+}
+
+#[test]
 fn strangers_are_answered_but_few_at_once_and_never_asked() {
     let now = Instant::now();
     let mut punches = Punches::new(PeerId::random(), now);
