@@ -132,15 +132,14 @@ impl Receiver {
     }
 
     fn close(&mut self, why: &'static str) {
-        if self.close_current(why) {
-            self.close_old();
-        }
+        self.close_current(why);
+        self.close_old();
     }
 
-    fn close_current(&mut self, why: &'static str) -> bool {
-        let Some(link) = self.link.take() else { return false };
-        self.effects.push_back(ReceiverEffect::Close(link.number, why));
-        true
+    fn close_current(&mut self, why: &'static str) {
+        if let Some(link) = self.link.take() {
+            self.effects.push_back(ReceiverEffect::Close(link.number, why));
+        }
     }
 
     fn link_up(&mut self, number: LinkNumber) {
@@ -151,7 +150,7 @@ impl Receiver {
                 self.close_old();
                 self.old = Some(link.number);
             }
-            None => drop(self.close_current("replaced by a younger link")),
+            None => self.close_current("replaced by a younger link"),
         }
         self.link = Some(Live {
             number,
