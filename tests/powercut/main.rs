@@ -15,10 +15,7 @@ mod support;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -31,7 +28,7 @@ use p2p_node::{
 };
 use support::{Client, DEADLINE, Daemon, Options, eventually, message};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, timeout, timeout_at},
 };
@@ -255,13 +252,22 @@ async fn a_sender_that_does_not_sync_is_caught() {
 
 // The receiver
 
+/// Whether more is to be sent.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Pace {
+    #[default]
+    Go,
+    /// Not while the inbox is read: on a slow machine it would fill up.
+    Pause,
+    Enough,
+}
+
 /// What the sender knows.
 #[derive(Default)]
 struct Known {
     /// Numbers of messages that the peer stored, it says.
     stored: Mutex<BTreeMap<&'static str, BTreeSet<u64>>>,
-    /// No more are to be sent.
-    enough: AtomicBool,
+    pace: watch::Sender<Pace>,
 }
 
 impl Known {
@@ -281,12 +287,15 @@ async fn stream(mut client: Client, peer: String, channel: &'static str, known: 
     let mut receipts = client.send_stream(ReceiverStream::new(requests)).await.unwrap().into_inner();
     let (mut sent, mut open) = (0, 0);
     let mut items = Some(items);
+    let mut paces = known.pace.subscribe();
     loop {
-        if known.enough.load(Ordering::Relaxed) {
+        let pace = *paces.borrow_and_update();
+        if pace == Pace::Enough {
             items = None;
         }
         if let Some(items) = &items
             && open < WINDOW
+            && pace == Pace::Go
         {
             let batch = (sent + 1..=sent + 16).map(|n| proto::SendItem {
                 r#ref: n,
@@ -296,7 +305,10 @@ async fn stream(mut client: Client, peer: String, channel: &'static str, known: 
             (sent, open) = (sent + 16, open + 16);
             continue;
         }
-        let frame = timeout(DEADLINE, receipts.message()).await.expect("receipts in time").unwrap();
+        let frame = tokio::select! {
+            frame = timeout(DEADLINE, receipts.message()) => frame.expect("receipts in time").unwrap(),
+            _ = paces.changed() => continue,
+        };
         let Some(frame) = frame else { return sent };
         let Some(send_stream_response::Frame::Receipts(batch)) = frame.frame else { continue };
         for receipt in batch.receipts {
@@ -382,6 +394,7 @@ async fn cut_receiver(victim: &mut Victim, sender: &Daemon) -> Result<(), String
         let ack = proto::AckRequest { consumer: "reader".to_owned(), cursor: read, ..proto::AckRequest::default() };
         let read = victim.daemon.client().await.ack(ack).await.unwrap().into_inner().cursor;
         victim.cut.cut(&mut victim.daemon.take_child());
+        known.pace.send_replace(Pace::Pause);
         // Nothing is stored from here to the restart.
         let stored = known.stored.lock().unwrap().clone();
         victim.daemon.restart().await;
@@ -391,8 +404,9 @@ async fn cut_receiver(victim: &mut Victim, sender: &Daemon) -> Result<(), String
         assert_eq!(standing(&victim.daemon, "", "reader").await, read, "an Ack was lost");
         victim.is_sound().await;
         sender_dials(sender, &peer).await;
+        known.pace.send_replace(Pace::Go);
     }
-    known.enough.store(true, Ordering::Relaxed);
+    known.pace.send_replace(Pace::Enough);
     while let Some(ended) = streams.join_next().await {
         let (channel, sent) = ended.unwrap();
         peek(&victim.daemon, channel, &(1..=sent).collect()).await?;

@@ -115,6 +115,10 @@ impl Daemon {
         assert!(self.child.is_none(), "the daemon runs already");
         let log = File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
         let mut command = self.run_command();
+        // What daemons of tests log, unless a test says so itself.
+        if let Ok(log) = std::env::var("TEST_LOG") {
+            command.env("P2P_NODE_LOG", log);
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(command.spawn().unwrap());
     }
