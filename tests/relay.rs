@@ -199,7 +199,8 @@ async fn bulk_outlives_the_limits_of_circuits() {
 async fn ephemeral_messages_move_from_circuit_to_circuit() {
     let Some(star) = star("relay", 1, 2) else { return };
     let mut options = star.relay_options(0, &["--serve", "on"]);
-    options.config = "limits.relay_circuit_duration = \"3s\"\n".to_owned();
+    // They are left when a fifth of it is left, which a slow machine needs.
+    options.config = "limits.relay_circuit_duration = \"10s\"\n".to_owned();
     let relay = Daemon::start_with(options).await;
     let a = star.host(0, &star.at(&[&relay], 0, BOTH).await).await;
     let b = star.host(1, &star.at(&[&relay], 1, BOTH).await).await;
@@ -222,7 +223,7 @@ async fn ephemeral_messages_move_from_circuit_to_circuit() {
             let (mut client, peer) = (from.client().await, peer.clone());
             senders.push(tokio::spawn(async move {
                 let mut sent = 0;
-                while begun.elapsed() < Duration::from_secs(10) {
+                while begun.elapsed() < Duration::from_secs(18) {
                     let request = send_to(&peer, message("live", "", "x"));
                     let request = proto::SendRequest { ephemeral: true, ..request };
                     let end = client.send(request).await.unwrap().into_inner();
@@ -238,7 +239,7 @@ async fn ephemeral_messages_move_from_circuit_to_circuit() {
         sent += sender.await.unwrap();
     }
     let circuits = count(&a, "opening another one") + count(&b, "opening another one");
-    assert!(circuits > 2, "{circuits}");
+    assert!(circuits > 1, "{circuits}");
     eprintln!("{sent} ephemeral messages over {circuits} circuits, none lost");
 }
 
