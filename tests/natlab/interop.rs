@@ -79,9 +79,7 @@ async fn through(program: &Path, (a, b): (Kind, Kind), delay: Duration) -> Verdi
             .map(|took| format!("stored {} ms, direct {} ms", stored.as_millis(), took.as_millis()))
     };
     let verdict = verdict.await;
-    if verdict.is_err() && std::env::var_os("NATLAB_LOGS").is_some() {
-        eprintln!("--- first {}\n{}--- second {}\n{}", a.id, a.daemon.log(), b.id, b.daemon.log());
-    }
+    show_logs(&verdict, &[&a, &b]);
     end(vec![a, b]).await;
     verdict
 }
@@ -125,9 +123,18 @@ async fn punch(program: &Path, (a, b): (Kind, Kind), delay: Duration, dialler: D
         Ok(format!("direct {} ms, {address}", took.as_millis()))
     };
     let verdict = verdict.await;
+    show_logs(&verdict, &[&ours]);
     end(vec![ours]).await;
     relays.end().await;
     verdict
+}
+
+fn show_logs(verdict: &Verdict, nodes: &[&Node]) {
+    if verdict.is_err() && std::env::var_os("NATLAB_LOGS").is_some() {
+        for node in nodes {
+            eprintln!("--- {}\n{}", node.id, node.daemon.log());
+        }
+    }
 }
 
 /// Puts a peer into the address book, with its circuits at these relays.
