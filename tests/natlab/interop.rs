@@ -101,6 +101,7 @@ async fn punch(program: &Path, (a, b): (Kind, Kind), delay: Duration, dialler: D
     let verdict = async {
         ours.reachable(PATIENCE).await.map_err(|why| format!("not reachable: {why}"))?;
         theirs.wait("reserved", |_| true).await.ok_or("go-libp2p got no reservation")?;
+        theirs.wait("punches", |_| true).await.ok_or("go-libp2p does not punch")?;
         know(&ours, &theirs.id, &[]).await;
         let watch = RouteWatch::new(&ours.client, &theirs.id).await;
         let dial = Instant::now();

@@ -194,8 +194,12 @@ impl Entry {
     /// What the peer says that it speaks.
     pub(super) fn speaks(&mut self, speech: Speech, now: Instant) {
         let before = std::mem::replace(&mut self.speech, speech);
-        if before == Speech::Unknown && speech == Speech::Stock && self.attempt.is_none() {
+        // Some begin to speak it when they have learnt their own address.
+        let news = matches!(before, Speech::Unknown | Speech::Neither) && speech == Speech::Stock;
+        if news && self.attempt.is_none() {
             self.start(now);
+            let earliest = self.last_begun.map_or(now, |begun| begun + CHANGE_WAIT);
+            self.next = self.next.map(|next| next.max(earliest));
         }
     }
 
@@ -225,9 +229,9 @@ impl Entry {
             return self.fail(cause, now);
         }
         self.attempt = None;
-        if self.dislikes(stock) {
-            self.next = Some(now);
-        }
+        // One of the two protocols is not spoken; perhaps the other is.
+        self.speech = if stock { Speech::Neither } else { Speech::Stock };
+        self.start(now);
     }
 
     /// An exchange with this peer came further.
@@ -289,10 +293,10 @@ impl Entry {
     }
 
     /// The youngest first, for the peer was alive when it was made; then each
-    /// in turn. In libp2p's protocol the side leads that did not dial, at first:
-    /// it tries three times, and go-libp2p answers the other one as well.
+    /// in turn. In libp2p's protocol the side leads that did not dial, and is
+    /// not answered on other connections.
     fn circuit(&self) -> Option<&Circuit> {
-        let only_accepted = self.speech == Speech::Stock && self.round == 1;
+        let only_accepted = self.speech == Speech::Stock;
         let doubted = self.circuits.iter().all(|circuit| self.is_doubted(circuit.id));
         let works = |circuit: &&Circuit| doubted || !self.is_doubted(circuit.id);
         let fitting = || self.circuits.iter().rev().filter(works).filter(|circuit| !only_accepted || !circuit.dialled);
@@ -306,6 +310,10 @@ impl Entry {
 
     fn has_dialled(&self) -> bool {
         self.circuits.iter().any(|circuit| circuit.dialled)
+    }
+
+    fn has_accepted(&self) -> bool {
+        self.circuits.iter().any(|circuit| !circuit.dialled)
     }
 
     /// Whether there is a relayed connection, and no direct one that works as
@@ -357,14 +365,16 @@ impl Entry {
             return;
         }
         (self.round, self.waits) = (1, 0);
-        if self.attempt.is_none() {
-            let leads = match self.speech {
-                Speech::Unknown | Speech::Ours => self.has_dialled(),
-                Speech::Stock => true,
-                Speech::Neither => return,
-            };
-            self.next = Some(if leads { now } else { now + GRACE });
+        if self.attempt.is_some() {
+            return;
         }
+        let wait = match self.speech {
+            Speech::Unknown | Speech::Ours if self.has_dialled() => Duration::ZERO,
+            Speech::Unknown | Speech::Ours => GRACE,
+            Speech::Stock if self.has_accepted() => Duration::ZERO,
+            Speech::Stock | Speech::Neither => return,
+        };
+        self.next = Some(now + wait);
     }
 
     /// This node's own addresses, its NAT or its network became different.
@@ -392,13 +402,6 @@ impl Entry {
         self.last_begun = Some(now);
         self.next = None;
         self.restarts = false;
-    }
-
-    /// The peer does not speak one of the protocols. Tells whether the other
-    /// one is worth a try: in libp2p's, the side leads that did not dial.
-    fn dislikes(&mut self, stock: bool) -> bool {
-        self.speech = if stock { Speech::Neither } else { Speech::Stock };
-        !stock && self.circuit().is_some()
     }
 
     /// What is to be done with this peer now; an exchange gets this number.

@@ -52,11 +52,19 @@ impl Side {
     /// The number of the next exchange that this side leads, and whether it
     /// is in libp2p's protocol; time passes until then. Dials are let pass.
     fn led(&mut self, within: Duration) -> Option<(u64, bool)> {
+        self.next_lead(within).map(|(attempt, stock, _)| (attempt, stock))
+    }
+
+    fn led_on(&mut self, within: Duration) -> Option<(u64, ConnectionId)> {
+        self.next_lead(within).map(|(attempt, _, connection)| (attempt, connection))
+    }
+
+    fn next_lead(&mut self, within: Duration) -> Option<(u64, bool, ConnectionId)> {
         let end = self.now + within;
         while let Some(at) = self.punches.next().filter(|at| *at <= end) {
             self.now = self.now.max(at);
-            if let Some(Do::Lead { attempt, stock, .. }) = self.punches.pop_due(self.now) {
-                return Some((attempt, stock));
+            if let Some(Do::Lead { attempt, stock, connection, .. }) = self.punches.pop_due(self.now) {
+                return Some((attempt, stock, connection));
             }
         }
         None
@@ -297,14 +305,37 @@ fn libp2p_alone_is_asked_by_the_side_that_did_not_dial() {
 }
 
 #[test]
-fn a_round_of_libp2p_that_failed_is_followed_by_one_led_here() {
-    let mut side = Side::new(true);
+fn a_peer_that_begins_to_speak_libp2ps_protocol_is_asked_anew() {
+    let mut side = Side::new(false);
     side.punches.speaks(&side.peer, Speech::Stock, side.now);
-    let on = ConnectionId::new_unchecked(1);
-    let attempt = side.punches.accept(side.peer, on, true, side.now).unwrap();
-    side.agree(attempt, Mapping::Unknown);
-    assert!(side.led(ROUND).is_none());
-    assert!(matches!(side.led(GRACE), Some((_, true))));
+    let (attempt, _) = side.led(Duration::ZERO).unwrap();
+    side.punches.refused(&side.peer, attempt, true, String::new(), side.now);
+    assert!(side.led(Duration::from_secs(600)).is_none());
+    side.now += Duration::from_secs(600);
+    // However often it says so.
+    for _ in 0..10 {
+        side.punches.speaks(&side.peer, Speech::Neither, side.now);
+        side.punches.speaks(&side.peer, Speech::Stock, side.now);
+    }
+    let (attempt, stock) = side.led(Duration::ZERO).unwrap();
+    assert!(stock);
+    side.punches.refused(&side.peer, attempt, true, String::new(), side.now);
+    side.punches.speaks(&side.peer, Speech::Stock, side.now);
+    assert!(side.led(Duration::ZERO).is_none());
+    assert!(side.led(CHANGE_WAIT).is_some());
+}
+
+#[test]
+fn all_rounds_of_libp2p_are_led_where_the_peer_dialled() {
+    let mut side = Side::new(false);
+    let own = circuit(2, true);
+    side.punches.circuit_up(side.peer, own, [], WANTED, side.now);
+    side.punches.speaks(&side.peer, Speech::Stock, side.now);
+    for _ in 0..4 {
+        let (attempt, connection) = side.led_on(Duration::from_secs(600)).unwrap();
+        assert_eq!(connection, ConnectionId::new_unchecked(1));
+        side.punches.refused(&side.peer, attempt, false, "reset".to_owned(), side.now);
+    }
 }
 
 #[test]

@@ -6,7 +6,8 @@
 //	libp2p peer --relay /ip4/128.66.0.1/udp/4001/quic-v1/p2p/12D3Koo...
 //
 // It prints one JSON object a line: {"event":"ready",...} first, then
-// "reserved", "connected" and "disconnected". It takes "connect MULTIADDR" and
+// "reserved", "punches" once it takes part in hole punching, "connected" and
+// "disconnected". It takes "connect MULTIADDR" and
 // "ping PEER" on standard input, answers each with a line, and ends with it.
 package main
 
@@ -18,6 +19,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -138,6 +140,22 @@ func watch(node host.Host, out *printer) {
 		ConnectedF:    func(_ network.Network, conn network.Conn) { out.print("connected", row(conn)) },
 		DisconnectedF: func(_ network.Network, conn network.Conn) { out.print("disconnected", row(conn)) },
 	})
+	protocols, err := node.EventBus().Subscribe(new(event.EvtLocalProtocolsUpdated))
+	if err != nil {
+		return
+	}
+	go func() {
+		// Not before it has learnt its own address; it misses the connections
+		// that were made before.
+		for !slices.Contains(node.Mux().Protocols(), holepunch.Protocol) {
+			if _, open := <-protocols.Out(); !open {
+				return
+			}
+		}
+		out.print("punches", map[string]any{})
+		for range protocols.Out() {
+		}
+	}()
 	addresses, err := node.EventBus().Subscribe(new(event.EvtLocalAddressesUpdated))
 	if err != nil {
 		return
