@@ -24,12 +24,13 @@ const GRACE: Duration = Duration::from_millis(500);
 /// route: a few slow round trips. What is under way on a link that moves has to
 /// be sent again.
 const SETTLE: Duration = Duration::from_secs(2);
-/// First wait after a link ended or could not be opened.
-const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// First wait after a link ended or could not be opened: most end because the
+/// peer has just begun to trust this node, and wants them anew.
+const FIRST_WAIT: Duration = Duration::from_millis(25);
 /// Longest wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Doublings of the first wait until the longest.
-const MAX_DOUBLINGS: u32 = 8;
+const MAX_DOUBLINGS: u32 = 11;
 /// A link that lived this long was a good one: its end counts as the first
 /// failure.
 const GOOD_LIFE: Duration = Duration::from_secs(60);

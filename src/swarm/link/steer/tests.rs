@@ -182,7 +182,7 @@ fn an_ended_link_is_opened_again_with_patience() {
     let mut now = Instant::now();
     let mut steer = steer(true, now);
     steer.connected(id(1), Route::Lan, true, now);
-    for (n, wait) in [200, 400, 800, 1600].into_iter().enumerate() {
+    for (n, wait) in [25, 50, 100, 200, 400].into_iter().enumerate() {
         assert_eq!(steer.step(now), Step::Open(id(1)));
         steer.opened(id(1), LinkId(n as u64), now);
         steer.ended(LinkId(n as u64), now, 0.5);
