@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use libp2p::{Multiaddr, multiaddr::Protocol};
-use p2p_node::node::{DialTarget, NodeEvent, Standing};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
+use p2p_node::node::{ConnectionView, DialTarget, NodeEvent, Standing};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
@@ -96,30 +96,47 @@ async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, muted: Arc<Ato
 /// One that is only slow, or whose peer hung for a while.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_was_silent_for_long_is_used_again_when_it_answers() {
-    let (mut a, b) = (TestNode::start().await, TestNode::start().await);
+    while !is_used_again().await {}
+}
+
+/// `false`: the second connection came up over an address that b told itself,
+/// which cannot be silenced.
+async fn is_used_again() -> bool {
+    let (mut a, mut b) = (TestNode::start().await, TestNode::start().await);
     let (one, two) = (stream_path(&b.address(false)).await, stream_path(&b.address(false)).await);
     a.set(b.id, Standing::Trusted, false, vec![two.address.clone()]).await;
     b.set(a.id, Standing::Trusted, false, Vec::new()).await;
     let begun = Instant::now();
     a.node.connect(DialTarget::Address(b.id, one.address.clone()), DEADLINE).await.unwrap();
     let (first, _ends) = a.outbound(b.id).await;
+    // It is up on the other side, too.
+    let _ends_there = b.inbound(a.id).await;
     one.muted.store(true, Ordering::Relaxed);
     a.node.suspect(first.id).await.unwrap();
     let (second, _more_ends) = a.outbound(b.id).await;
-    // Longer than any answer is awaited.
-    tokio::time::sleep(Duration::from_secs(12)).await;
-    one.muted.store(false, Ordering::Relaxed);
-    // Its answers come over the same connection, on a busy machine too.
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    two.muted.store(true, Ordering::Relaxed);
-    a.node.suspect(second.id).await.unwrap();
-    let (third, _yet_more_ends) = a.outbound(b.id).await;
-    assert!(third.id > second.id);
-    let path = a.node.path(b.id).await.unwrap().unwrap();
-    let used = path.connections.iter().find(|connection| connection.in_use).unwrap();
-    assert!(used.address == one.address && used.age >= begun.elapsed() / 2, "{:?}", path.connections);
+    let used = used(&a, b.id).await;
+    if used.address == two.address {
+        // Longer than any answer is awaited.
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        one.muted.store(false, Ordering::Relaxed);
+        // Its answers come over the same connection.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        two.muted.store(true, Ordering::Relaxed);
+        a.node.suspect(second.id).await.unwrap();
+        let (third, _yet_more_ends) = a.outbound(b.id).await;
+        assert!(third.id > second.id);
+        let used = self::used(&a, b.id).await;
+        assert!(used.address == one.address && used.age >= begun.elapsed() / 2, "{used:?}");
+    }
     a.stop().await;
     b.stop().await;
+    used.address == two.address
+}
+
+/// The connection that a's link runs on.
+async fn used(a: &TestNode, b: PeerId) -> ConnectionView {
+    let path = a.node.path(b).await.unwrap().unwrap();
+    path.connections.into_iter().find(|connection| connection.in_use).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
