@@ -404,7 +404,7 @@ async fn strangers_leave_room_for_peers_that_are_trusted() {
     for _ in 0..40 {
         let mut stranger = peer(&relay, true).await;
         for _ in 0..16 {
-            let mut stream = stranger.try_open_of(HOP).await.unwrap();
+            let Some(mut stream) = stranger.open_if_taken(HOP).await else { break };
             if stream.write_all(b"\x20\x08").await.is_ok() && stream.flush().await.is_ok() {
                 halves.push(stream);
             }

@@ -1,5 +1,7 @@
 //! A libp2p peer of the test's own, which does as it likes.
 
+use std::time::Duration;
+
 use futures::StreamExt;
 use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, SwarmBuilder, noise, tcp, yamux};
 use libp2p_stream::{Control, IncomingStreams};
@@ -7,6 +9,8 @@ use tokio::{task::JoinHandle, time::timeout};
 
 use crate::node::DEADLINE;
 
+/// Until a stream counts as one that the node has no room for.
+const UNTAKEN: Duration = Duration::from_secs(5);
 pub(crate) const LINK: StreamProtocol = StreamProtocol::new("/p2p-node/link/1");
 
 pub(crate) struct RawPeer {
@@ -52,6 +56,11 @@ impl RawPeer {
         protocol: StreamProtocol,
     ) -> Result<Stream, libp2p_stream::OpenStreamError> {
         timeout(DEADLINE, self.control.open_stream(self.target, protocol)).await.expect("answer in time")
+    }
+
+    /// The same from a node that may have no room for it.
+    pub(crate) async fn open_if_taken(&mut self, protocol: StreamProtocol) -> Option<Stream> {
+        timeout(UNTAKEN, self.control.open_stream(self.target, protocol)).await.ok()?.ok()
     }
 
     /// Streams of this protocol that the node opens.
