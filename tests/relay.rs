@@ -223,7 +223,7 @@ async fn ephemeral_messages_move_from_circuit_to_circuit() {
             let (mut client, peer) = (from.client().await, peer.clone());
             senders.push(tokio::spawn(async move {
                 let mut sent = 0;
-                while begun.elapsed() < Duration::from_secs(18) {
+                while begun.elapsed() < Duration::from_secs(26) {
                     let request = send_to(&peer, message("live", "", "x"));
                     let request = proto::SendRequest { ephemeral: true, ..request };
                     let end = client.send(request).await.unwrap().into_inner();
@@ -239,7 +239,7 @@ async fn ephemeral_messages_move_from_circuit_to_circuit() {
         sent += sender.await.unwrap();
     }
     let circuits = count(&a, "opening another one") + count(&b, "opening another one");
-    assert!(circuits > 1, "{circuits}");
+    assert!(circuits > 2, "{circuits}");
     eprintln!("{sent} ephemeral messages over {circuits} circuits, none lost");
 }
 

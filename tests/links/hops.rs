@@ -411,6 +411,7 @@ async fn strangers_leave_room_for_peers_that_are_trusted() {
         }
         strangers.push((stranger, false));
     }
+    assert!(halves.len() >= 512, "{}: fewer than are read of strangers at once", halves.len());
     let (mut near, mut far) = circuit(&mut caller, host.id, &mut stops).await;
     carries(&mut near, &mut far).await;
 }

@@ -296,10 +296,10 @@ impl Entry {
     /// in turn. In libp2p's protocol the side leads that did not dial, and is
     /// not answered on other connections.
     fn circuit(&self) -> Option<&Circuit> {
-        let only_accepted = self.speech == Speech::Stock;
+        let stock = self.speech == Speech::Stock;
         let doubted = self.circuits.iter().all(|circuit| self.is_doubted(circuit.id));
         let works = |circuit: &&Circuit| doubted || !self.is_doubted(circuit.id);
-        let fitting = || self.circuits.iter().rev().filter(works).filter(|circuit| !only_accepted || !circuit.dialled);
+        let fitting = || self.circuits.iter().rev().filter(works).filter(|circuit| !stock || !circuit.dialled);
         fitting().cycle().nth(self.round.saturating_sub(1) as usize % fitting().count().max(1))
     }
 

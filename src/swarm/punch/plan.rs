@@ -180,8 +180,8 @@ fn clocks(terms: Terms) -> Vec<Duration> {
 }
 
 /// Makes this side's plan for a round with a peer that speaks `/libp2p/dcutr`
-/// only. The side that leads punches, the other one dials; at first it is the
-/// side that accepted the relayed connection.
+/// only. The side that accepted the relayed connection leads and punches, the
+/// other one dials.
 pub(super) fn stock(mine: &Offer, theirs: &Offer, terms: Terms) -> Plan {
     let targets = Targets::of(mine, theirs, terms);
     let all = [targets.near.as_slice(), &targets.quic].concat();

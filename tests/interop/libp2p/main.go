@@ -7,8 +7,8 @@
 //
 // It prints one JSON object a line: {"event":"ready",...} first, then
 // "reserved", "punches" once it takes part in hole punching, "connected" and
-// "disconnected". It takes "connect MULTIADDR" and
-// "ping PEER" on standard input, answers each with a line, and ends with it.
+// "disconnected". It takes "connect MULTIADDR" and "ping PEER" on standard
+// input, answers each with a line, and ends with it.
 package main
 
 import (
